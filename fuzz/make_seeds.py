@@ -1,0 +1,50 @@
+#!/usr/bin/env python3
+"""Makes seeds/gguf_reader: small files that reach every branch of the GGUF reader.
+
+Needs `pip install gguf==0.19.0` (MIT; brings numpy).
+"""
+import shutil
+from pathlib import Path
+
+import numpy as np
+from gguf import GGUFEndian, GGUFWriter, GGMLQuantizationType as T
+from gguf.constants import GGML_QUANT_SIZES
+
+here = Path(__file__).parent
+seeds = here / "seeds" / "gguf_reader"
+fixtures = here.parent / "crates" / "gguf" / "tests" / "fixtures"
+seeds.mkdir(parents=True, exist_ok=True)
+
+
+def finish(writer):
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+shutil.copy(fixtures / "all-types.gguf", seeds / "all-types.gguf")
+shutil.copy(fixtures / "split-00002-of-00003.gguf", seeds / "split-part.gguf")
+
+rng = np.random.default_rng(1)
+writer = GGUFWriter(seeds / "one-block-each.gguf", "llama")
+for ty, (_, size) in GGML_QUANT_SIZES.items():
+    if ty is T.Q8_1:  # this package has another size for it than ggml
+        continue
+    writer.add_tensor(ty.name, rng.integers(0, 256, (1, size), dtype=np.uint8), raw_dtype=ty)
+finish(writer)
+
+writer = GGUFWriter(seeds / "vocabulary.gguf", "llama")
+writer.add_token_list(["<unk>", "<s>", "</s>", "▁the", "a"])
+writer.add_token_scores([0.0, 0.0, 0.0, -1.0, -2.0])
+writer.add_token_types([2, 3, 3, 1, 1])
+writer.add_bos_token_id(1)
+finish(writer)
+
+version_2 = bytearray((seeds / "vocabulary.gguf").read_bytes())
+version_2[4] = 2
+(seeds / "version-2.gguf").write_bytes(version_2)
+
+writer = GGUFWriter(seeds / "big-endian.gguf", "llama", endianess=GGUFEndian.BIG)
+writer.add_uint32("llama.block_count", 1)
+finish(writer)
