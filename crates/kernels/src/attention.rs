@@ -1,0 +1,499 @@
+//! Grouped-query attention over keys and values that lie in pages.
+//!
+//! A page holds [`PAGE_POSITIONS`] positions of one layer, in half or single precision ([`KvType`]), laid out so
+//! that neither product needs a horizontal sum:
+//!
+//! ```text
+//! keys    [kv_head][2 half pages][head_dim][16 positions]   lanes are positions: score += q[d] · k[d]
+//! values  [kv_head][32 positions][head_dim, padded to 16]   lanes are dimensions: out += p · v
+//! ```
+//!
+//! A row of the batch walks its pages in order and merges them by online softmax (Milakov and
+//! Gimelshein, 2018). Pages begin at multiples of 32 whatever the batch was, so the sum is the same
+//! however a prompt was cut. All query heads of a group share one pass over their keys and values.
+
+use std::cell::RefCell;
+
+use crate::math::{exp_lanes, exp_one};
+use crate::simd::{Isa, LANES, Operation, Simd};
+use crate::team::{SharedMut, ThreadTeam};
+
+/// Positions in a page.
+pub const PAGE_POSITIONS: usize = 32;
+const HALVES: usize = PAGE_POSITIONS / LANES;
+/// Query heads that one pass over keys and values serves; larger groups take several.
+const HEADS_MAX: usize = 8;
+
+/// How keys and values are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum KvType {
+    /// Half precision: what every engine does, and half the memory.
+    #[default]
+    F16,
+    /// Single precision: no rounding beyond that of the products.
+    F32,
+}
+
+impl KvType {
+    /// `f16` or `f32`.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        match name {
+            "f16" => Some(Self::F16),
+            "f32" => Some(Self::F32),
+            _ => None,
+        }
+    }
+
+    /// As [`by_name`](Self::by_name) reads it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "f16",
+            Self::F32 => "f32",
+        }
+    }
+
+    /// 16-bit words that one value takes in a page.
+    const fn words(self) -> usize {
+        match self {
+            Self::F16 => 1,
+            Self::F32 => 2,
+        }
+    }
+}
+
+/// A stored number, as the kernels see it.
+trait Stored: Copy {
+    const WORDS: usize;
+    /// The sixteen values from value number `at` of `page` on.
+    /// # Safety
+    /// `(at + 16) · WORDS` words are readable.
+    unsafe fn load<S: Simd>(s: S, page: *const u16, at: usize) -> S::F;
+    /// Writes the first `n` values of `x` from value number `at` on, `stride` values apart.
+    fn put<S: Simd>(s: S, page: &mut [u16], at: usize, stride: usize, x: &[f32; LANES], n: usize);
+}
+
+#[derive(Clone, Copy)]
+struct Half;
+#[derive(Clone, Copy)]
+struct Single;
+
+impl Stored for Half {
+    const WORDS: usize = 1;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, page: *const u16, at: usize) -> S::F {
+        // SAFETY: the caller promises the range.
+        unsafe { s.load_f16(page.add(at)) }
+    }
+    #[inline(always)]
+    fn put<S: Simd>(s: S, page: &mut [u16], at: usize, stride: usize, x: &[f32; LANES], n: usize) {
+        let mut words = [0u16; LANES];
+        // SAFETY: 16 values of each.
+        unsafe { s.store_f16(words.as_mut_ptr(), s.fload(x.as_ptr())) };
+        for (i, word) in words.into_iter().take(n).enumerate() {
+            page[at + i * stride] = word;
+        }
+    }
+}
+
+impl Stored for Single {
+    const WORDS: usize = 2;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, page: *const u16, at: usize) -> S::F {
+        // SAFETY: the caller promises the range; loads need no alignment.
+        unsafe { s.fload(page.add(2 * at).cast()) }
+    }
+    #[inline(always)]
+    fn put<S: Simd>(_s: S, page: &mut [u16], at: usize, stride: usize, x: &[f32; LANES], n: usize) {
+        for (i, value) in x.iter().take(n).enumerate() {
+            let bytes = value.to_ne_bytes();
+            let word = 2 * (at + i * stride);
+            page[word] = u16::from_ne_bytes([bytes[0], bytes[1]]);
+            page[word + 1] = u16::from_ne_bytes([bytes[2], bytes[3]]);
+        }
+    }
+}
+
+/// The shape of one attention layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionShape {
+    /// Query heads; a multiple of `kv_heads`.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Width of a key head.
+    pub key_dim: usize,
+    /// Width of a value head.
+    pub value_dim: usize,
+    /// Factor on the scores, `1/√key_dim` as a rule.
+    pub scale: f32,
+    /// How keys and values are stored.
+    pub kv: KvType,
+}
+
+impl AttentionShape {
+    fn padded_value_dim(&self) -> usize {
+        self.value_dim.next_multiple_of(LANES)
+    }
+    /// Words of the keys in a page.
+    fn keys_len(&self) -> usize {
+        self.kv_heads * self.key_dim * PAGE_POSITIONS * self.kv.words()
+    }
+}
+
+/// 16-bit words in one layer's page.
+#[must_use]
+pub fn page_len(shape: &AttentionShape) -> usize {
+    shape.keys_len() + shape.kv_heads * shape.padded_value_dim() * PAGE_POSITIONS * shape.kv.words()
+}
+
+/// One row of the batch: the pages of its sequence, and how many positions it may see, its own included.
+#[derive(Clone, Copy)]
+pub struct AttentionRow<'a> {
+    /// In order of position, each of [`page_len`].
+    pub pages: &'a [&'a [u16]],
+    /// Positions 0 … len-1 are attended to.
+    pub len: usize,
+}
+
+/// Writes one position's key `[kv_heads, key_dim]` and value `[kv_heads, value_dim]` into its slot of a page.
+///
+/// # Panics
+/// When the shapes do not fit.
+pub fn write_page(isa: Isa, shape: &AttentionShape, page: &mut [u16], slot: usize, key: &[f32], value: &[f32]) {
+    assert!(slot < PAGE_POSITIONS && page.len() == page_len(shape), "a slot of a page of this shape");
+    assert_eq!((key.len(), value.len()), (shape.kv_heads * shape.key_dim, shape.kv_heads * shape.value_dim));
+    let write = WritePage { shape, page, slot, key, value };
+    match shape.kv {
+        KvType::F16 => isa.run(Typed(write, Half)),
+        KvType::F32 => isa.run(Typed(write, Single)),
+    }
+}
+
+/// An operation and how it stores numbers.
+struct Typed<O, T>(O, T);
+
+struct WritePage<'a> {
+    shape: &'a AttentionShape,
+    page: &'a mut [u16],
+    slot: usize,
+    key: &'a [f32],
+    value: &'a [f32],
+}
+
+impl<T: Stored> Operation for Typed<WritePage<'_>, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd>(self, s: S) {
+        let WritePage { shape, page, slot, key, value } = self.0;
+        let (keys, values) = page.split_at_mut(shape.keys_len());
+        let lanes = |x: &[f32]| {
+            let mut lanes = [0.0f32; LANES];
+            lanes[..x.len()].copy_from_slice(x);
+            lanes
+        };
+        let dim = shape.key_dim;
+        for (head, key) in key.chunks_exact(dim).enumerate() {
+            let half = (head * HALVES + slot / LANES) * dim * LANES;
+            for (i, part) in key.chunks(LANES).enumerate() {
+                T::put(s, keys, half + i * LANES * LANES + slot % LANES, LANES, &lanes(part), part.len());
+            }
+        }
+        let padded = shape.padded_value_dim();
+        for (head, value) in value.chunks_exact(shape.value_dim).enumerate() {
+            for (i, part) in value.chunks(LANES).enumerate() {
+                let at = (head * PAGE_POSITIONS + slot) * padded + i * LANES;
+                T::put(s, values, at, 1, &lanes(part), LANES);
+            }
+        }
+    }
+}
+
+/// `out[r] = softmax(scale · q[r] · keysᵀ) · values` for each row and head.
+/// `q` is `[n, heads · key_dim]`, `out` `[n, heads · value_dim]`.
+///
+/// # Panics
+/// When the shapes do not fit, a row sees nothing, or a row has too few pages.
+pub fn attention(
+    team: &ThreadTeam,
+    isa: Isa,
+    shape: &AttentionShape,
+    q: &[f32],
+    rows: &[AttentionRow<'_>],
+    out: &mut [f32],
+) {
+    let AttentionShape { heads, kv_heads, key_dim, value_dim, .. } = *shape;
+    assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "{heads} heads share {kv_heads} keys");
+    assert_eq!((q.len(), out.len()), (rows.len() * heads * key_dim, rows.len() * heads * value_dim));
+    for row in rows {
+        assert!(row.len > 0 && row.pages.len() * PAGE_POSITIONS >= row.len, "pages for every position");
+        assert!(row.pages.iter().all(|p| p.len() == page_len(shape)), "pages of this shape");
+    }
+    let group = heads / kv_heads;
+    let out = SharedMut::new(out);
+    let work = |i: usize| {
+        // Later rows see more: hand out the long ones first.
+        let (r, kv_head) = (rows.len() - 1 - i / kv_heads, i % kv_heads);
+        let mut head = kv_head * group;
+        while head < (kv_head + 1) * group {
+            let width = HEADS_MAX.min((kv_head + 1) * group - head);
+            let q = &q[(r * heads + head) * key_dim..][..width * key_dim];
+            // SAFETY: heads and rows are disjoint pieces of the output.
+            let out = unsafe { out.slice((r * heads + head) * value_dim, width * value_dim) };
+            let heads = Heads { shape, row: rows[r], kv_head, q, out };
+            match shape.kv {
+                KvType::F16 => isa.run(Typed(heads, Half)),
+                KvType::F32 => isa.run(Typed(heads, Single)),
+            }
+            head += width;
+        }
+    };
+    let items = rows.len() * kv_heads;
+    let positions: usize = rows.iter().map(|r| r.len).sum();
+    if positions * heads * (key_dim + value_dim) < 32 * 1024 {
+        (0..items).for_each(work)
+    } else {
+        team.run(items, work)
+    }
+}
+
+/// Up to eight query heads of one group, one row.
+struct Heads<'a> {
+    shape: &'a AttentionShape,
+    row: AttentionRow<'a>,
+    kv_head: usize,
+    q: &'a [f32],
+    out: &'a mut [f32],
+}
+
+thread_local! {
+    /// Sums of the values, `[heads of the pass][padded value_dim]`.
+    static SUMS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+impl<T: Stored> Operation for Typed<Heads<'_>, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd>(self, s: S) {
+        let heads = self.0;
+        SUMS.with_borrow_mut(|sums| match heads.q.len() / heads.shape.key_dim {
+            1 => pass::<S, T, 1>(s, heads, sums),
+            2 => pass::<S, T, 2>(s, heads, sums),
+            3 => pass::<S, T, 3>(s, heads, sums),
+            4 => pass::<S, T, 4>(s, heads, sums),
+            5 => pass::<S, T, 5>(s, heads, sums),
+            6 => pass::<S, T, 6>(s, heads, sums),
+            7 => pass::<S, T, 7>(s, heads, sums),
+            8 => pass::<S, T, 8>(s, heads, sums),
+            _ => unreachable!("a pass has 1 to {HEADS_MAX} heads"),
+        });
+    }
+}
+
+#[inline(always)]
+fn pass<S: Simd, T: Stored, const G: usize>(s: S, heads: Heads<'_>, sums: &mut Vec<f32>) {
+    let Heads { shape, row, kv_head, q, out } = heads;
+    let padded = shape.padded_value_dim();
+    sums.clear();
+    sums.resize(G * padded, 0.0);
+    let mut max = [f32::NEG_INFINITY; G];
+    let mut total = [0.0f32; G];
+    for (p, page) in row.pages.iter().enumerate().take(row.len.div_ceil(PAGE_POSITIONS)) {
+        let valid = PAGE_POSITIONS.min(row.len - p * PAGE_POSITIONS);
+        let (keys, values) = page.split_at(shape.keys_len());
+        let (keys_len, values_len) = (shape.key_dim * PAGE_POSITIONS * T::WORDS, padded * PAGE_POSITIONS * T::WORDS);
+        let keys = &keys[kv_head * keys_len..][..keys_len];
+        let values = &values[kv_head * values_len..][..values_len];
+        // 1. Scores of 32 positions, those past the row's own masked.
+        let scores = scores::<S, T, G>(s, shape, q, keys, valid);
+        // 2. The new maximum; what was summed so far shrinks by `shrink`.
+        let mut weights = [[0.0f32; PAGE_POSITIONS]; G];
+        let mut shrink = [0.0f32; G];
+        for g in 0..G {
+            let page_max = s.fold_max(scores[g].into_iter().fold(s.fsplat(f32::NEG_INFINITY), |m, x| s.fmax(m, x)));
+            let new_max = if page_max > max[g] { page_max } else { max[g] };
+            shrink[g] = exp_one(s, max[g] - new_max);
+            max[g] = new_max;
+            let mut sum = s.fsplat(0.0);
+            for half in 0..HALVES {
+                let e = exp_lanes(s, s.fsub(scores[g][half], s.fsplat(new_max)));
+                sum = s.fadd(sum, e);
+                // SAFETY: 16 of 32 values, from 0 or 16.
+                unsafe { s.fstore(weights[g].as_mut_ptr().add(half * LANES), e) };
+            }
+            total[g] = total[g] * shrink[g] + s.fold_add(sum);
+        }
+        // 3. Values, weighted.
+        let mut d = 0;
+        while d < padded {
+            if d + 2 * LANES <= padded {
+                weigh::<S, T, G, 2>(s, values, (d, padded, valid), &weights, &shrink, sums);
+                d += 2 * LANES;
+            } else {
+                weigh::<S, T, G, 1>(s, values, (d, padded, valid), &weights, &shrink, sums);
+                d += LANES;
+            }
+        }
+    }
+    for g in 0..G {
+        let inverse = 1.0 / total[g];
+        let out = &mut out[g * shape.value_dim..(g + 1) * shape.value_dim];
+        out.iter_mut().zip(&sums[g * padded..]).for_each(|(o, &x)| *o = x * inverse);
+    }
+}
+
+#[inline(always)]
+fn scores<S: Simd, T: Stored, const G: usize>(
+    s: S,
+    shape: &AttentionShape,
+    q: &[f32],
+    keys: &[u16],
+    valid: usize,
+) -> [[S::F; HALVES]; G] {
+    let dim = shape.key_dim;
+    assert!(q.len() == G * dim && keys.len() == dim * PAGE_POSITIONS * T::WORDS);
+    let mut scores = [[s.fsplat(0.0); HALVES]; G];
+    for d in 0..dim {
+        // SAFETY: `keys` is [2][dim][16], checked above.
+        let k: [S::F; HALVES] =
+            std::array::from_fn(|half| unsafe { T::load(s, keys.as_ptr(), (half * dim + d) * LANES) });
+        for g in 0..G {
+            // SAFETY: `q` is [G][dim], checked above.
+            let x = s.fsplat(unsafe { *q.get_unchecked(g * dim + d) });
+            for half in 0..HALVES {
+                scores[g][half] = s.fma(x, k[half], scores[g][half]);
+            }
+        }
+    }
+    let lane: [f32; LANES] = std::array::from_fn(|i| i as f32);
+    // SAFETY: 16 values.
+    let lane = unsafe { s.fload(lane.as_ptr()) };
+    for half in 0..HALVES {
+        let visible = s.fsplat(valid as f32 - (half * LANES) as f32);
+        for row in &mut scores {
+            let scaled = s.fmul(row[half], s.fsplat(shape.scale));
+            row[half] = s.select_lt(lane, visible, scaled, s.fsplat(f32::NEG_INFINITY));
+        }
+    }
+    scores
+}
+
+/// `sums[g][d…] = sums · shrink + Σ weights · values` over `W` vectors of dimensions.
+#[inline(always)]
+fn weigh<S: Simd, T: Stored, const G: usize, const W: usize>(
+    s: S,
+    values: &[u16],
+    (d, padded, valid): (usize, usize, usize),
+    weights: &[[f32; PAGE_POSITIONS]; G],
+    shrink: &[f32; G],
+    sums: &mut [f32],
+) {
+    assert!(valid <= PAGE_POSITIONS && values.len() == padded * PAGE_POSITIONS * T::WORDS);
+    assert!(d + W * LANES <= padded && sums.len() == G * padded);
+    // SAFETY: position < 32 and d + 16·W ≤ padded, checked above, bound every index.
+    unsafe {
+        let mut acc: [[S::F; W]; G] = std::array::from_fn(|g| {
+            std::array::from_fn(|w| s.fmul(s.fload(sums.as_ptr().add(g * padded + d + w * LANES)), s.fsplat(shrink[g])))
+        });
+        for position in 0..valid {
+            let v: [S::F; W] = std::array::from_fn(|w| T::load(s, values.as_ptr(), position * padded + d + w * LANES));
+            for g in 0..G {
+                let weight = s.fsplat(*weights[g].get_unchecked(position));
+                for w in 0..W {
+                    acc[g][w] = s.fma(weight, v[w], acc[g][w]);
+                }
+            }
+        }
+        for g in 0..G {
+            for w in 0..W {
+                s.fstore(sums.as_mut_ptr().add(g * padded + d + w * LANES), acc[g][w]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hublabio_gguf::F16;
+
+    fn wave(n: usize, f: f32) -> Vec<f32> {
+        (0..n).map(|i| (i as f32 * f).sin() * 1.5).collect()
+    }
+
+    /// The definition, in f64, on stored keys and values.
+    fn definition(shape: &AttentionShape, q: &[f32], keys: &[f32], values: &[f32], len: usize) -> Vec<f64> {
+        let half = |x: f32| match shape.kv {
+            KvType::F16 => f64::from(F16::from_f32(x).to_f32()),
+            KvType::F32 => f64::from(x),
+        };
+        let group = shape.heads / shape.kv_heads;
+        let mut out = Vec::new();
+        for head in 0..shape.heads {
+            let kv = head / group;
+            let score = |p: usize| -> f64 {
+                (0..shape.key_dim)
+                    .map(|d| {
+                        f64::from(q[head * shape.key_dim + d])
+                            * half(keys[(p * shape.kv_heads + kv) * shape.key_dim + d])
+                    })
+                    .sum::<f64>()
+                    * f64::from(shape.scale)
+            };
+            let weights: Vec<f64> = (0..len).map(|p| score(p).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            for d in 0..shape.value_dim {
+                let value = |p: usize| half(values[(p * shape.kv_heads + kv) * shape.value_dim + d]);
+                out.push((0..len).map(|p| weights[p] * value(p)).sum::<f64>() / total);
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn equals_the_definition_on_every_isa_for_every_group() {
+        for (heads, kv_heads, key_dim, value_dim) in [
+            (1, 1, 16, 16),
+            (4, 2, 64, 64),
+            (7, 1, 24, 40),
+            (9, 1, 8, 8),
+            (6, 2, 33, 17),
+            (14, 2, 64, 64),
+            (10, 1, 16, 48),
+        ] {
+            for (len, kv) in
+                [1usize, 5, 16, 17, 32, 33, 100].into_iter().flat_map(|l| [(l, KvType::F16), (l, KvType::F32)])
+            {
+                let shape = AttentionShape { heads, kv_heads, key_dim, value_dim, scale: 0.2, kv };
+                let q = wave(heads * key_dim, 0.11);
+                let (keys, values) = (wave(len * kv_heads * key_dim, 0.31), wave(len * kv_heads * value_dim, 0.17));
+                let exact = definition(&shape, &q, &keys, &values, len);
+                let mut first: Option<Vec<f32>> = None;
+                for isa in Isa::available() {
+                    // Slots that were never written hold NaN: they must not be read into the result.
+                    let mut pages = vec![vec![0x7fffu16; page_len(&shape)]; len.div_ceil(PAGE_POSITIONS)];
+                    for p in 0..len {
+                        let (k, v) = (kv_heads * key_dim, kv_heads * value_dim);
+                        write_page(
+                            isa,
+                            &shape,
+                            &mut pages[p / PAGE_POSITIONS],
+                            p % PAGE_POSITIONS,
+                            &keys[p * k..(p + 1) * k],
+                            &values[p * v..(p + 1) * v],
+                        );
+                    }
+                    let pages: Vec<&[u16]> = pages.iter().map(Vec::as_slice).collect();
+                    let mut out = vec![0.0; heads * value_dim];
+                    let row = AttentionRow { pages: &pages, len };
+                    attention(&ThreadTeam::new(2), isa, &shape, &q, &[row], &mut out);
+                    for (a, b) in out.iter().zip(&exact) {
+                        assert!((f64::from(*a) - b).abs() < 2e-5, "{} {shape:?} len {len}: {a} is not {b}", isa.name());
+                    }
+                    assert_eq!(*first.get_or_insert(out.clone()), out, "{}", isa.name());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Numbers on this CPU: matrix products with every block format, attention, norms, rotary
+//! embeddings, softmax, and the thread team that runs them.
+//!
+//! This room knows no model and no file: it gets slices and shapes. It is the only room with
+//! `unsafe` (next to the one file that maps memory). Everything is written once over
+//! [`simd::Simd`] and stamped out per instruction set, chosen at run time through [`Isa`].
+//!
+//! **Promise.** A result depends on its own inputs only: not on the thread count, the other rows of
+//! the batch, or the instruction set. See [`matmul`](mod@matmul) for the rule that makes it so.
+//!
+//! Where to go next: [`simd`](mod@simd) (the sixteen lanes), [`panel`](mod@panel) (the formats),
+//! [`matmul`](mod@matmul), [`attention`](mod@attention), [`team`](mod@team).
+
+mod activations;
+mod attention;
+mod float_matmul;
+mod math;
+mod matmul;
+mod ops;
+mod panel;
+mod simd;
+mod team;
+
+pub use activations::{ActivationForms, Activations};
+pub use attention::{AttentionRow, AttentionShape, KvType, PAGE_POSITIONS, attention, page_len, write_page};
+pub use math::{exp, log_sum_exp, softmax};
+pub use matmul::{Product, WeightMatrix, has_kernel, matmul};
+pub use ops::{RopePairing, RopeTable, add_assign, rms_norm, rope, swiglu};
+pub use simd::Isa;
+pub use team::{THREADS_MAX, ThreadTeam};
+
+/// What a kernel refuses.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no kernel for this tensor type yet.
+    #[error("there are no kernels for tensors of type {ty}: convert the file to another type")]
+    UnsupportedType {
+        /// The type's name.
+        ty: &'static str,
+    },
+    /// A row is no whole number of blocks.
+    #[error("rows of {cols} weights are no whole number of {ty} blocks")]
+    BadRow {
+        /// The type's name.
+        ty: &'static str,
+        /// Weights per row.
+        cols: usize,
+    },
+    /// The data do not have the size of the shape.
+    #[error("{bytes} bytes are not {rows} rows of {cols} weights of type {ty}")]
+    BadSize {
+        /// The type's name.
+        ty: &'static str,
+        /// Rows of the shape.
+        rows: usize,
+        /// Weights per row.
+        cols: usize,
+        /// Bytes given.
+        bytes: usize,
+    },
+}
+
+/// The result of a kernel's constructor.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,403 @@
+//! Matrix products: weights `[rows, cols]` of any format × activations `[n, cols]` → `[n, rows]`.
+//!
+//! The rule that makes results the same on every machine, for every batch and thread count:
+//! an exact integer sum per scale block, then one fused multiply-add per block and output, blocks
+//! in the order of the columns. A row of weights belongs to one lane, so no sum is ever
+//! split. Float weights use sixteen lanes over the columns and one fixed fold.
+//!
+//! Work is cut into *slabs* of rows. A thread takes a slab, walks its chunks of 256 columns,
+//! unpacks each once into the L1 cache and multiplies it with every tile of activations. For one
+//! column that is a plain stream over the weights; for hundreds it is a GEMM.
+
+use std::cell::RefCell;
+
+use hublabio_gguf::GgmlType;
+
+use crate::activations::{ActivationForms, Activations, tiles};
+use crate::float_matmul;
+use crate::panel::{BLOCKS, CHUNK, Format, Panel, Q4_0, Q4K, Q5_0, Q6K, Q8_0, Scaling};
+use crate::simd::{Isa, LANES, Operation, Simd};
+use crate::team::{SharedMut, ThreadTeam};
+use crate::{Error, Result};
+
+/// A matrix of weights as it lies in the file, rows one after the other.
+#[derive(Clone, Copy)]
+pub struct WeightMatrix<'a> {
+    pub(crate) ty: GgmlType,
+    pub(crate) data: &'a [u8],
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    pub(crate) row_bytes: usize,
+}
+
+impl<'a> WeightMatrix<'a> {
+    /// Wraps `data`, which holds `rows` rows of `cols` weights.
+    ///
+    /// # Errors
+    /// When there are no kernels for `ty`, `cols` is no multiple of its block, or `data` is too short or too long.
+    pub fn new(ty: GgmlType, data: &'a [u8], rows: usize, cols: usize) -> Result<Self> {
+        if forms_of(ty).is_none() {
+            return Err(Error::UnsupportedType { ty: ty.name() });
+        }
+        let row_bytes = ty.row_bytes(cols).filter(|_| cols > 0).ok_or(Error::BadRow { ty: ty.name(), cols })?;
+        let expected = row_bytes.checked_mul(rows);
+        if expected != Some(data.len()) {
+            return Err(Error::BadSize { ty: ty.name(), rows, cols, bytes: data.len() });
+        }
+        Ok(Self { ty, data, rows, cols, row_bytes })
+    }
+
+    /// Output features.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Input features.
+    #[must_use]
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Bytes that a product with one column streams from memory.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.data.len()
+    }
+
+    /// The forms of activations that a product with this matrix reads.
+    #[must_use]
+    pub fn forms(&self) -> ActivationForms {
+        forms_of(self.ty).unwrap_or_default()
+    }
+}
+
+/// The activation form a type multiplies with; `None` where there is no kernel.
+fn forms_of(ty: GgmlType) -> Option<ActivationForms> {
+    let none = ActivationForms::default();
+    match ty {
+        GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => Some(ActivationForms { float: true, ..none }),
+        GgmlType::Q8_0 | GgmlType::Q4_0 | GgmlType::Q5_0 => Some(ActivationForms { per32: true, ..none }),
+        GgmlType::Q4_K | GgmlType::Q6_K => Some(ActivationForms { per256: true, ..none }),
+        _ => None,
+    }
+}
+
+/// Whether [`WeightMatrix`] can hold this type.
+#[must_use]
+pub fn has_kernel(ty: GgmlType) -> bool {
+    forms_of(ty).is_some()
+}
+
+/// One product of a call: `out[n, rows] = x · weightsᵀ + bias`.
+pub struct Product<'a> {
+    /// The weights `[rows, cols]`.
+    pub weights: WeightMatrix<'a>,
+    /// `[rows]`, added at the end.
+    pub bias: Option<&'a [f32]>,
+    /// `[n, rows]`, overwritten.
+    pub out: &'a mut [f32],
+}
+
+/// Up to this many columns a slab is one panel and memory is the limit; above, a few panels share
+/// each tile of activations while it is in the L1 cache.
+const COLS_STREAMING: usize = 12;
+const PANELS_MAX: usize = 4;
+
+/// Computes several products of the same activations at once, sharing the threads.
+///
+/// # Panics
+/// When shapes do not fit together or `x` lacks a form that a matrix needs.
+pub fn matmul(team: &ThreadTeam, isa: Isa, x: &Activations, products: &mut [Product<'_>]) {
+    let panels = if x.n <= COLS_STREAMING { 1 } else { PANELS_MAX };
+    let slab_rows = panels * LANES;
+    let mut jobs = Vec::with_capacity(products.len());
+    let mut n_slabs = 0;
+    for product in products.iter_mut() {
+        let Product { weights, bias, out } = product;
+        assert_eq!(weights.cols, x.k, "weights of {} columns, activations of {}", weights.cols, x.k);
+        assert_eq!(out.len(), x.n * weights.rows, "the output holds n·rows values");
+        assert!(bias.is_none_or(|b| b.len() == weights.rows), "a bias per row");
+        let need = weights.forms();
+        assert!(
+            (!need.float || x.forms.float) && (!need.per32 || x.forms.per32) && (!need.per256 || x.forms.per256),
+            "activations were not prepared for {}",
+            weights.ty.name()
+        );
+        let first_slab = n_slabs;
+        n_slabs += weights.rows.div_ceil(slab_rows);
+        jobs.push(Job { weights: *weights, bias: *bias, out: SharedMut::new(out), first_slab });
+    }
+    // Several slabs per hand-out where there are many: neighbours stream better, and the cursor rests.
+    let per_chunk = (n_slabs / (team.n_threads() * 16)).clamp(1, 8);
+    let chunks = n_slabs.div_ceil(per_chunk);
+    let work = |i: usize| {
+        for slab in i * per_chunk..((i + 1) * per_chunk).min(n_slabs) {
+            let job = &jobs[jobs.partition_point(|j| j.first_slab <= slab) - 1];
+            let first_row = (slab - job.first_slab) * slab_rows;
+            let rows = slab_rows.min(job.weights.rows - first_row);
+            job.slab(isa, x, first_row, rows);
+        }
+    };
+    // Below this many multiply-adds waking the team costs more than it saves.
+    let small = products_work(&jobs, x.n) < 64 * 1024;
+    if small { (0..chunks).for_each(work) } else { team.run(chunks, work) }
+}
+
+fn products_work(jobs: &[Job<'_>], n: usize) -> usize {
+    jobs.iter().map(|j| j.weights.rows * j.weights.cols * n).sum()
+}
+
+struct Job<'a> {
+    weights: WeightMatrix<'a>,
+    bias: Option<&'a [f32]>,
+    out: SharedMut<'a, f32>,
+    first_slab: usize,
+}
+
+thread_local! {
+    /// Sums of the slab in work, `[panels][n][16 rows]`, and the unpacked panels.
+    static SCRATCH: RefCell<(Vec<f32>, Box<[Panel; PANELS_MAX]>)> =
+        RefCell::new((Vec::new(), Box::new([const { Panel::zeroed() }; PANELS_MAX])));
+}
+
+impl Job<'_> {
+    fn slab(&self, isa: Isa, x: &Activations, first_row: usize, rows: usize) {
+        SCRATCH.with_borrow_mut(|(sums, panels)| {
+            sums.clear();
+            sums.resize(rows.div_ceil(LANES) * x.n * LANES, 0.0);
+            let slab = Slab { weights: self.weights, x, first_row, rows, sums, panels };
+            match self.weights.ty {
+                GgmlType::Q8_0 => isa.run(Int8Slab(slab, Q8_0)),
+                GgmlType::Q4_0 => isa.run(Int8Slab(slab, Q4_0)),
+                GgmlType::Q5_0 => isa.run(Int8Slab(slab, Q5_0)),
+                GgmlType::Q4_K => isa.run(Int8Slab(slab, Q4K)),
+                GgmlType::Q6_K => isa.run(Int8Slab(slab, Q6K)),
+                _ => float_matmul::slab(isa, &self.weights, x, (first_row, rows), sums),
+            }
+            // One copy out: the sums of a row panel are contiguous per column.
+            for c in 0..x.n {
+                // SAFETY: rows of different slabs are disjoint, columns too.
+                let out = unsafe { self.out.slice(c * self.weights.rows + first_row, rows) };
+                for (p, piece) in out.chunks_mut(LANES).enumerate() {
+                    let at = (p * x.n + c) * LANES;
+                    piece.copy_from_slice(&sums[at..at + piece.len()]);
+                }
+                if let Some(bias) = self.bias {
+                    out.iter_mut().zip(&bias[first_row..]).for_each(|(o, b)| *o += b);
+                }
+            }
+        });
+    }
+}
+
+/// Up to `PANELS_MAX` panels of 16 rows, all columns of the batch.
+struct Slab<'a> {
+    weights: WeightMatrix<'a>,
+    x: &'a Activations,
+    first_row: usize,
+    rows: usize,
+    /// `[panels][n][16]`, zeroed.
+    sums: &'a mut [f32],
+    panels: &'a mut [Panel; PANELS_MAX],
+}
+
+struct Int8Slab<'a, T>(Slab<'a>, T);
+
+impl<T: Format> Operation for Int8Slab<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<S: Simd>(self, s: S) {
+        let Slab { weights, x, first_row, rows, sums, panels } = self.0;
+        let n_panels = rows.div_ceil(LANES);
+        let n_chunks = weights.cols.div_ceil(CHUNK);
+        let pointers: [[*const u8; LANES]; PANELS_MAX] = std::array::from_fn(|p| {
+            std::array::from_fn(|lane| {
+                // Lanes past the last row read it once more; their sums are dropped.
+                let row = (first_row + p * LANES + lane).min(first_row + rows - 1);
+                weights.data[row * weights.row_bytes..].as_ptr()
+            })
+        });
+        let streaming = x.n <= COLS_STREAMING;
+        for chunk in 0..n_chunks {
+            let blocks = BLOCKS.min((weights.cols - chunk * CHUNK) / 32);
+            let offset = chunk * T::CHUNK_BYTES;
+            for p in 0..n_panels {
+                if streaming {
+                    prefetch_ahead::<S, T>(s, &pointers[p], &weights, chunk, n_chunks);
+                }
+                // SAFETY: `WeightMatrix::new` checked that every row holds `cols` weights, of which
+                // this chunk has `blocks` blocks of 32.
+                unsafe { T::unpack(s, &pointers[p], offset, blocks, &mut panels[p]) };
+            }
+            for tile in tiles(x.n, x.tile_cols) {
+                for p in 0..n_panels {
+                    let at = (p * x.n + tile.first) * LANES;
+                    let sums = &mut sums[at..at + tile.width * LANES];
+                    let place = Place { first_col: tile.first, chunk, blocks };
+                    match tile.width {
+                        12 => chunk_times_tile::<S, T, 12>(s, &panels[p], x, place, sums),
+                        8 => chunk_times_tile::<S, T, 8>(s, &panels[p], x, place, sums),
+                        6 => chunk_times_tile::<S, T, 6>(s, &panels[p], x, place, sums),
+                        4 => chunk_times_tile::<S, T, 4>(s, &panels[p], x, place, sums),
+                        3 => chunk_times_tile::<S, T, 3>(s, &panels[p], x, place, sums),
+                        2 => chunk_times_tile::<S, T, 2>(s, &panels[p], x, place, sums),
+                        1 => chunk_times_tile::<S, T, 1>(s, &panels[p], x, place, sums),
+                        _ => unreachable!("tiles() gives only the widths above"),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Chunks of each row that are asked for before they are needed.
+const PREFETCH_CHUNKS: usize = 2;
+
+/// Sixteen row streams are more than the hardware prefetchers follow: name the lines ourselves. At
+/// the end of the rows, the beginning of the next sixteen.
+#[inline(always)]
+fn prefetch_ahead<S: Simd, T: Format>(
+    s: S,
+    rows: &[*const u8; LANES],
+    weights: &WeightMatrix<'_>,
+    chunk: usize,
+    n_chunks: usize,
+) {
+    let ahead = chunk + PREFETCH_CHUNKS;
+    let distance = if ahead < n_chunks {
+        ahead * T::CHUNK_BYTES
+    } else {
+        LANES * weights.row_bytes + (ahead - n_chunks) * T::CHUNK_BYTES
+    };
+    for row in rows {
+        for line in 0..T::CHUNK_BYTES.div_ceil(64) {
+            s.prefetch(row.wrapping_add(distance + 64 * line));
+        }
+    }
+}
+
+/// Where in the product a micro-kernel works.
+#[derive(Clone, Copy)]
+struct Place {
+    first_col: usize,
+    chunk: usize,
+    blocks: usize,
+}
+
+/// `sums[W][16] += panel · W columns`, over one chunk.
+#[inline(always)]
+fn chunk_times_tile<S: Simd, T: Format, const W: usize>(
+    s: S,
+    panel: &Panel,
+    x: &Activations,
+    place: Place,
+    sums: &mut [f32],
+) {
+    if W > S::TILE_COLS {
+        unreachable!("tiles() gives no wider tiles than the ISA has");
+    }
+    match T::scaling::<S>() {
+        Scaling::Flat { zero } => flat::<S, W>(s, panel, x, place, zero, sums),
+        Scaling::Super { sub_block, float_min } => {
+            super_block::<S, W>(s, panel, x, place, (sub_block, float_min), sums)
+        }
+    }
+}
+
+#[inline(always)]
+fn flat<S: Simd, const W: usize>(s: S, panel: &Panel, x: &Activations, place: Place, zero: u32, sums: &mut [f32]) {
+    let Place { first_col, chunk, blocks } = place;
+    let form = &x.per32;
+    let values = &form.values[first_col * x.k / 4 + chunk * (CHUNK / 4) * W..][..blocks * 8 * W];
+    let scales = &form.scales[first_col * x.k / 32 + chunk * BLOCKS * W..][..blocks * W];
+    let negative_sums = &form.sums[first_col * x.k / 32 + chunk * BLOCKS * W..][..blocks * W];
+    assert!(blocks <= BLOCKS && sums.len() == W * LANES);
+    let zero = s.splat(zero);
+    // SAFETY: lengths are checked by the slices and the assert above: block b < blocks ≤ 8,
+    // group < 8·blocks ≤ 64, column c < W.
+    unsafe {
+        let mut acc: [S::F; W] = std::array::from_fn(|c| s.fload(sums.as_ptr().add(c * LANES)));
+        for b in 0..blocks {
+            let mut dot: [S::V; W] =
+                std::array::from_fn(|c| s.mul(s.splat(*negative_sums.get_unchecked(b * W + c)), zero));
+            for g in 8 * b..8 * b + 8 {
+                let w = s.load(panel.quants.as_ptr().add(g * LANES));
+                for c in 0..W {
+                    let a = s.splat(*values.get_unchecked(g * W + c));
+                    dot[c] = if S::SIGNED_PANEL { s.dot_i8(dot[c], w, a) } else { s.dot_u8(dot[c], w, a) };
+                }
+            }
+            let d = s.fload(panel.scales.as_ptr().add(b * LANES));
+            for c in 0..W {
+                let scale = s.fmul(d, s.fsplat(*scales.get_unchecked(b * W + c)));
+                acc[c] = s.fma(scale, s.to_f32(dot[c]), acc[c]);
+            }
+        }
+        for c in 0..W {
+            s.fstore(sums.as_mut_ptr().add(c * LANES), acc[c]);
+        }
+    }
+}
+
+#[inline(always)]
+fn super_block<S: Simd, const W: usize>(
+    s: S,
+    panel: &Panel,
+    x: &Activations,
+    place: Place,
+    (sub_block, float_min): (usize, bool),
+    sums: &mut [f32],
+) {
+    let Place { first_col, chunk, .. } = place;
+    let form = &x.per256;
+    let values = &form.values[first_col * x.k / 4 + chunk * (CHUNK / 4) * W..][..CHUNK / 4 * W];
+    let scales = &form.scales[first_col * x.k / CHUNK + chunk * W..][..W];
+    let half_sums = &form.sums[first_col * x.k / 32 + chunk * BLOCKS * W..][..BLOCKS * W];
+    assert!(sums.len() == W * LANES);
+    let groups = sub_block / 4;
+    // SAFETY: lengths are checked by the slices and the assert above: group < 64, sub-block < 16,
+    // block < 8, column c < W.
+    unsafe {
+        let mut total = [s.splat(0); W];
+        for sub in 0..CHUNK / sub_block {
+            let mut dot = [s.splat(0); W];
+            for g in sub * groups..(sub + 1) * groups {
+                let w = s.load(panel.quants.as_ptr().add(g * LANES));
+                for c in 0..W {
+                    dot[c] = s.dot_u8(dot[c], w, s.splat(*values.get_unchecked(g * W + c)));
+                }
+            }
+            let scale = s.load(panel.sub_scales.as_ptr().add(sub * LANES));
+            for c in 0..W {
+                total[c] = s.add(total[c], s.mul(dot[c], scale));
+            }
+        }
+        let mut least = [s.splat(0); W];
+        for b in 0..BLOCKS {
+            let m = s.load(panel.mins.as_ptr().add(b * LANES));
+            for c in 0..W {
+                least[c] = s.dot_i16(least[c], m, s.splat(*half_sums.get_unchecked(b * W + c)));
+            }
+        }
+        let d = s.fload(panel.scales.as_ptr());
+        for c in 0..W {
+            let a = s.fsplat(*scales.get_unchecked(c));
+            let place = sums.as_mut_ptr().add(c * LANES);
+            let mut acc = s.fload(place);
+            if float_min {
+                let negative_min = s.fmul(s.fload(panel.scales.as_ptr().add(LANES)), s.fsub(s.fsplat(0.0), a));
+                acc = s.fma(s.fmul(d, a), s.to_f32(total[c]), acc);
+                acc = s.fma(negative_min, s.to_f32(least[c]), acc);
+            } else {
+                acc = s.fma(s.fmul(d, a), s.to_f32(s.sub(total[c], least[c])), acc);
+            }
+            s.fstore(place, acc);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "matmul_tests.rs"]
+mod tests;
