@@ -1,0 +1,113 @@
+//! The graphs against `transformers`, and the quantized products against llama.cpp's. The fixtures and the
+//! scripts that made them are in `tests/oracles`; nothing of them was computed by this project.
+
+mod support;
+
+use hublabio_gguf::Value;
+use support::{Expected, Parts, Setup, expected, fixture_names, logits, max_difference, open_fixture};
+
+/// Largest difference of a logit (they have σ = 4) in the F32 graphs.
+const TOLERANCE: f32 = 1e-3;
+
+#[test]
+fn single_precision_graphs_equal_transformers() {
+    for name in fixture_names("-F32") {
+        let Expected { ids, logits: expected } = expected(&name);
+        assert!(ids.len() >= 64);
+        let difference = max_difference(&logits(open_fixture(&name), &ids, Setup::default()).unwrap(), &expected);
+        println!("{name}: largest difference {difference:.2e} over {} positions", ids.len());
+        assert!(difference <= TOLERANCE, "{name}: {difference}");
+    }
+}
+
+fn log_softmax(logits: &[f32]) -> Vec<f64> {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&x| f64::from(x - max).exp()).sum();
+    logits.iter().map(|&x| f64::from(x - max) - sum.ln()).collect()
+}
+
+fn kl(reference: &[f32], other: &[f32]) -> f64 {
+    let (p, q) = (log_softmax(reference), log_softmax(other));
+    p.iter().zip(q).map(|(&p, q)| p.exp() * (p - q)).sum()
+}
+
+fn best_two(logits: &[f32]) -> (usize, f32) {
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
+    (order[0], logits[order[0]] - logits[order[1]])
+}
+
+/// The reference is the F32 graph on the decoded weights. Rounding activations to 8 bits costs a little;
+/// it must not cost more than it costs llama.cpp on the same file.
+#[test]
+fn quantized_files_are_as_close_to_their_weights_as_llama_cpp() {
+    let table: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(support::fixtures().join("quant.json")).unwrap()).unwrap();
+    let files = table["files"].as_object().unwrap();
+    assert!(files.len() >= 8);
+    for (name, figures) in files {
+        let Expected { ids, logits: reference } = expected(name);
+        let ours = logits(open_fixture(name), &ids, Setup::default()).unwrap();
+        let n = reference.len() as f64;
+        let kl_mean = reference.iter().zip(&ours).map(|(r, o)| kl(r, o)).sum::<f64>() / n;
+        let theirs = figures["llama_cpp"]["default"]["kl_mean"].as_f64().unwrap();
+        println!("{name}: KL {kl_mean:.3e}, llama.cpp {theirs:.3e}, ratio {:.3}", kl_mean / theirs);
+        assert!(kl_mean <= 1.1 * theirs, "{name}: KL {kl_mean:e}, llama.cpp {theirs:e}");
+
+        let squares: f64 =
+            reference.iter().flatten().zip(ours.iter().flatten()).map(|(r, o)| f64::from(r - o).powi(2)).sum();
+        let rms = (squares / (n * reference[0].len() as f64)).sqrt();
+        for (i, (r, o)) in reference.iter().zip(&ours).enumerate() {
+            let (token, margin) = best_two(r);
+            assert!(
+                f64::from(margin) <= 5.0 * rms || best_two(o).0 == token,
+                "{name}: position {i} chose another token"
+            );
+        }
+    }
+}
+
+/// Each feature switched off must move the logits by a hundred times the tolerance: else a bug in it could hide.
+#[test]
+fn every_feature_is_seen_by_the_fixtures() {
+    type Mutation = (&'static str, &'static str, fn(&mut Parts));
+    let mutations: [Mutation; 10] = [
+        ("qwen2-gqa-F32", "query bias", |p| p.map_f32("blk.1.attn_q.bias", |_, _| 0.0)),
+        ("qwen2-gqa-F32", "key bias", |p| p.map_f32("blk.1.attn_k.bias", |_, _| 0.0)),
+        ("qwen2-mqa-tied-F32", "value bias", |p| p.map_f32("blk.0.attn_v.bias", |_, _| 0.0)),
+        ("llama-gqa-F32", "RoPE", |p| {
+            p.metadata.insert("llama.rope.dimension_count", Value::U32(0));
+        }),
+        ("qwen2-gqa-F32", "RoPE base", |p| {
+            p.metadata.insert("qwen2.rope.freq_base", Value::F32(1e6));
+        }),
+        ("llama-rope3-F32", "RoPE factors", |p| p.remove("rope_freqs.weight")),
+        ("llama-wide-head-F32", "norm eps", |p| {
+            p.metadata.insert("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-12));
+        }),
+        ("llama-gqa-F32", "GQA mapping", |p| {
+            // Queries of one group meet the keys of the other.
+            let key = p.tensor("blk.0.attn_k.weight");
+            let middle = key.data.len() / 2;
+            key.data.rotate_left(middle);
+        }),
+        ("llama-mha-tied-F32", "tied output", |p| {
+            let mut output = p.tensor("token_embd.weight").clone();
+            output.name = "output.weight".into();
+            let middle = output.data.len() / 2;
+            output.data.rotate_left(middle / 256 * 256);
+            p.tensors.push(output);
+        }),
+        ("llama-gqa-F32", "norm weight", |p| p.map_f32("blk.1.ffn_norm.weight", |_, _| 1.0)),
+    ];
+    for (name, feature, mutate) in mutations {
+        let Expected { ids, logits: expected } = expected(name);
+        let mut parts = Parts::fixture(name);
+        let same = max_difference(&logits(parts.build(), &ids, Setup::default()).unwrap(), &expected);
+        assert!(same <= TOLERANCE, "{name} taken apart and put together: {same}");
+        mutate(&mut parts);
+        let moved = max_difference(&logits(parts.build(), &ids, Setup::default()).unwrap(), &expected);
+        println!("{name} without {feature}: {moved:.2}");
+        assert!(moved >= 100.0 * TOLERANCE, "{name} without {feature} moved the logits by {moved} only");
+    }
+}

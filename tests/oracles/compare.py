@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+"""Checks a `hublab` binary against the expected logits of a folder of models.
+
+    python3 compare.py --hublab ../../target/release/hublab
+    python3 compare.py --hublab … --dir /tmp/oracle --sequences 4
+
+Needs only `numpy`. With --sequences, `transformers` and llama.cpp also run, on that many further
+prompts per quantized file, which makes the KL ratio steadier. Exit status 1 when anything misses its limit.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import expect
+
+
+def hublab_logits(options, path, ids, arguments=()):
+    """[positions, vocab] from `hublab logits MODEL --all`."""
+    command = [options.hublab, "logits", path, "--all", *options.argument, *arguments]
+    prompt = json.dumps({"ids": [int(token) for token in ids]})
+    done = subprocess.run(command, input=prompt, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"exit status {done.returncode}: {done.stderr.strip()}")
+    answer = json.loads(done.stdout)
+    logits = np.array(answer["logits"], dtype=np.float64)
+    if logits.shape != (len(ids), answer["vocab"]):
+        raise RuntimeError(f"logits of shape {logits.shape} for {len(ids)} ids, vocab {answer['vocab']}")
+    return logits
+
+
+def check_float(options, path, tolerance):
+    ids, truth = expect.read_expect(path.with_suffix(".expect"))
+    difference = np.abs(hublab_logits(options, path, ids, options.f32_argument) - truth)
+    passed = bool(difference.max() <= tolerance)
+    return passed, f"{difference.max():.2e} | {np.sqrt((difference**2).mean()):.2e} | {len(ids)}"
+
+
+class Tally:
+    """KL and top-1 figures over one or several prompts."""
+
+    def __init__(self):
+        self.kl, self.rms, self.clear, self.wrong = [], [], 0, 0
+
+    def add(self, truth, logits):
+        self.kl.append(expect.kl(truth, logits))
+        self.rms.append(expect.rms_error(truth, logits))
+        clear, wrong = expect.top1(truth, logits)
+        self.clear += clear
+        self.wrong += wrong
+
+    @property
+    def kl_mean(self):
+        return float(np.concatenate(self.kl).mean())
+
+    @property
+    def rms_mean(self):
+        return float(np.mean(self.rms))
+
+
+def more_prompts(options, path, name, ours, theirs):
+    """Adds --sequences prompts beyond the stored one to both tallies; `theirs` restarts from truth."""
+    import convert
+    import models
+    import peer
+
+    spec = models.SPECS[name]
+    graph = models.build(spec, convert.decoded_weights(path, spec))
+    for sequence in range(options.sequences + 1):
+        ids = models.token_ids(spec, models.CODED_POSITIONS, sequence)
+        truth = models.logits_of(graph, ids)
+        theirs.add(truth, peer.logits(path, ids, flash_attention=True))
+        if sequence:
+            ours.add(truth, hublab_logits(options, path, ids))
+
+
+def check_coded(options, path, entry, ratio_max):
+    ids, truth = expect.read_expect(path.with_suffix(".expect"))
+    ours = Tally()
+    ours.add(truth, hublab_logits(options, path, ids))
+    stored = entry["llama_cpp"]["default"]
+    peer_kl, peer_rms = stored["kl_mean"], stored["rms"]
+    if options.sequences:
+        theirs = Tally()
+        more_prompts(options, path, path.stem.rsplit("-", 1)[0], ours, theirs)
+        peer_kl, peer_rms = theirs.kl_mean, theirs.rms_mean
+    ratio = ours.kl_mean / peer_kl
+    passed = bool(ratio <= ratio_max) and ours.wrong == 0
+    cells = (
+        f"{ours.kl_mean:.3e} | {peer_kl:.3e} | {ratio:.3f} | {ours.rms_mean:.2e} | {peer_rms:.2e} | "
+        f"{ours.clear - ours.wrong} of {ours.clear} | {sum(map(len, ours.kl))}"
+    )
+    return passed, cells
+
+
+def table(title, columns, checks):
+    """Runs (label, check) pairs, prints a Markdown table; returns how many failed."""
+    print(f"\n{title}\n\n| model | {columns} | |\n|{'---|' * (columns.count('|') + 3)}")
+    failed = 0
+    for label, check in checks:
+        try:
+            passed, cells = check()
+        except (RuntimeError, OSError, ValueError, KeyError) as error:
+            passed, cells = False, str(error).replace("\n", " ") + " |" * columns.count("|")
+        failed += not passed
+        print(f"| {label} | {cells} | {'ok' if passed else 'FAIL'} |", flush=True)
+    return failed
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--hublab", type=Path, required=True)
+    parser.add_argument("--dir", type=Path, default=Path(__file__).parent / "fixtures")
+    parser.add_argument("--sequences", type=int, default=0, help="further prompts per file, checked live")
+    parser.add_argument("--argument", action="append", default=[], help="passed on to hublab, e.g. --argument=--threads=1")
+    parser.add_argument("--f32-argument", action="append", default=[], help="the same, for F32 files only: an F32 cache")
+    options = parser.parse_args()
+
+    document = json.loads((options.dir / "quant.json").read_text())
+    tolerance, ratio_max = document["tolerance_f32"], document["kl_ratio_max"]
+    floats = sorted(options.dir.glob("*-F32.gguf"))
+    coded = sorted(document["files"].items(), key=lambda item: (item[1]["format"], item[0]))
+    assert floats and coded, f"nothing to check in {options.dir}"
+
+    failed = table(
+        f"F32 files: logits against `transformers` (largest difference allowed {tolerance})",
+        "largest | RMS | positions",
+        [(path.stem, lambda path=path: check_float(options, path, tolerance)) for path in floats],
+    )
+    failed += table(
+        f"Other formats: against the F32 graph on the decoded weights (KL ratio allowed {ratio_max})",
+        "KL ours | KL llama.cpp | ratio | RMS ours | RMS llama.cpp | top-1 where clear | positions",
+        [
+            (name, lambda name=name, entry=entry: check_coded(options, options.dir / f"{name}.gguf", entry, ratio_max))
+            for name, entry in coded
+        ],
+    )
+    print(f"\n{failed} failed" if failed else "\nall passed")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
