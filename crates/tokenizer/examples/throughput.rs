@@ -1,0 +1,77 @@
+//! Prints how fast texts become tokens and tokens text.
+//!
+//!     cargo run --release -p hublabio-tokenizer --example throughput -- [TEXT [VOCABULARY.gguf]]
+//!
+//! Without arguments: this crate's own sources through the two vocabularies that the tests carry. Each figure is the
+//! best of several runs, single-threaded. Long runs of one character are there because they make a naive merge loop
+//! quadratic.
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use hublabio_tokenizer::{EncodeOptions, Tokenizer};
+
+const OWN_SOURCES: &str = concat!(
+    include_str!("../src/tokenizer.rs"),
+    include_str!("../src/merge.rs"),
+    include_str!("../src/pre.rs"),
+    include_str!("../src/spm.rs"),
+    include_str!("../src/bpe.rs"),
+    include_str!("../src/specials.rs"),
+    include_str!("../src/vocabulary.rs"),
+);
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let text = arguments.first().map_or_else(
+        || OWN_SOURCES.to_owned(),
+        |path| String::from_utf8_lossy(&std::fs::read(path).expect("TEXT can be read")).into_owned(),
+    );
+    let vocabularies = match arguments.get(1) {
+        Some(path) => vec![(path.clone(), support::read_gguf(Path::new(path)))],
+        None => ["gpt-2", "llama-spm"].map(|name| (name.to_owned(), support::committed(name))).to_vec(),
+    };
+    for (name, vocabulary) in vocabularies {
+        let started = Instant::now();
+        let tokenizer = Tokenizer::new(vocabulary).expect("a sound vocabulary");
+        println!("{name}: {} tokens, built in {:.1} ms", tokenizer.n_tokens(), started.elapsed().as_secs_f64() * 1e3);
+        measure(&tokenizer, "text", &text);
+        for run in ["a", " ", "\n", "é", "=", "0"] {
+            measure(&tokenizer, &format!("1 MB of {run:?}"), &run.repeat(1_000_000 / run.len()));
+        }
+    }
+}
+
+fn measure(tokenizer: &Tokenizer, label: &str, text: &str) {
+    let encode = || tokenizer.encode(text, EncodeOptions::plain()).expect("the text can be expressed");
+    let ids = encode();
+    let encoding = best_of(&|| drop(encode()));
+    let decoding = best_of(&|| drop(tokenizer.decode(&ids).expect("ids of this vocabulary")));
+    let rate = |duration: Duration| text.len() as f64 / 1e6 / duration.as_secs_f64();
+    println!(
+        "  {label}: {} bytes, {} tokens; encode {:.1} MB/s ({:.1} ms), decode {:.1} MB/s",
+        text.len(),
+        ids.len(),
+        rate(encoding),
+        encoding.as_secs_f64() * 1e3,
+        rate(decoding),
+    );
+}
+
+/// The shortest of the runs that fit into about a second, at least three.
+fn best_of(run: &dyn Fn()) -> Duration {
+    let started = Instant::now();
+    let mut best = Duration::MAX;
+    for count in 0.. {
+        if count >= 3 && started.elapsed() > Duration::from_secs(1) {
+            break;
+        }
+        let before = Instant::now();
+        run();
+        best = best.min(before.elapsed());
+    }
+    best
+}
