@@ -131,7 +131,7 @@ impl Model {
         binder.refuse_unused(h, &layer_range)?;
         let inverse_frequencies = h.inverse_frequencies(factors.as_deref());
         let embedding = (layer_range.start == 0).then_some(embedding);
-        Ok(Self { hyperparameters, layer_range, embedding, layers, head, inverse_frequencies, file })
+        Ok(Self { file, hyperparameters, layer_range, embedding, layers, head, inverse_frequencies })
     }
 
     /// The file that holds the weights.

@@ -259,7 +259,7 @@ impl Sampler {
             self.candidates.truncate(reached.map_or(self.candidates.len(), |i| i + 1));
         }
         if self.config.min_p > 0.0 {
-            let least = self.candidates[0].1 + self.config.min_p.ln();
+            let least = self.candidates[0].1 + libm::logf(self.config.min_p);
             let keep = self.candidates.iter().take_while(|c| c.1 >= least).count();
             self.candidates.truncate(keep.max(1));
         }

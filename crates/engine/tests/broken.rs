@@ -81,7 +81,7 @@ fn the_first_bad_weight_is_named_when_logits_turn_non_finite() {
         let mut parts = Parts::fixture("qwen2-gqa-F32");
         parts.map_f32(tensor, |i, w| if i % 7 == 3 { bad } else { w });
         open(&parts).expect("nothing is scanned when a file is opened");
-        let error = logits(parts.build(), &ids, Setup::default()).err().expect("non-finite logits are an error");
+        let error = logits(parts.build(), &ids, Setup::default()).expect_err("non-finite logits are an error");
         assert!(matches!(&error, Error::NonFinite { tensor: Some(name) } if name == tensor), "{tensor}: {error}");
     }
     // Finite weights can overflow too: no tensor is to blame.

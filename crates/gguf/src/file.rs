@@ -190,6 +190,11 @@ impl GgufFile {
         &self.metadata
     }
 
+    /// The key-value pairs, to be taken out by a program that needs a large one for itself.
+    pub fn metadata_mut(&mut self) -> &mut Metadata {
+        &mut self.metadata
+    }
+
     /// All tensors in the file's order, parts concatenated.
     pub fn tensors(&self) -> &[TensorInfo] {
         &self.tensors

@@ -185,13 +185,16 @@ fn absolute_max<S: Simd>(s: S, block: &[f32]) -> f32 {
 fn quantize32<S: Simd>(s: S, x: &[f32], inverse: f32) -> ([u8; 32], [i32; 2]) {
     let mut bytes = [0u8; 32];
     let inverse = s.fsplat(inverse);
-    let sums = std::array::from_fn(|half| {
+    let mut sums = [0i32; 2];
+    for half in 0..2 {
         let at = half * LANES;
         // SAFETY: `x` holds 32 values (asserted by the slice below), `bytes` 32.
         let q = unsafe { s.to_i32(s.fmul(s.fload(x[at..at + LANES].as_ptr()), inverse)) };
         // SAFETY: as above.
         unsafe { s.store_low_bytes(bytes[at..at + LANES].as_mut_ptr(), q) };
-        bytes[at..at + LANES].iter().map(|&b| i32::from(b as i8)).sum()
-    });
+        for &b in &bytes[at..at + LANES] {
+            sums[half] += i32::from(b as i8);
+        }
+    }
     (bytes, sums)
 }

@@ -241,20 +241,22 @@ pub fn attention(
             let q = &q[(r * heads + head) * key_dim..][..width * key_dim];
             // SAFETY: heads and rows are disjoint pieces of the output.
             let out = unsafe { out.slice((r * heads + head) * value_dim, width * value_dim) };
-            let heads = Heads { shape, row: rows[r], kv_head, q, out };
-            match shape.kv {
-                KvType::F16 => isa.run(Typed(heads, Half)),
-                KvType::F32 => isa.run(Typed(heads, Single)),
-            }
+            SUMS.with_borrow_mut(|sums| {
+                let heads = Heads { shape, row: rows[r], kv_head, q, out, sums };
+                match shape.kv {
+                    KvType::F16 => isa.run(Typed(heads, Half)),
+                    KvType::F32 => isa.run(Typed(heads, Single)),
+                }
+            });
             head += width;
         }
     };
     let items = rows.len() * kv_heads;
     let positions: usize = rows.iter().map(|r| r.len).sum();
     if positions * heads * (key_dim + value_dim) < 32 * 1024 {
-        (0..items).for_each(work)
+        (0..items).for_each(work);
     } else {
-        team.run(items, work)
+        team.run(items, work);
     }
 }
 
@@ -265,10 +267,12 @@ struct Heads<'a> {
     kv_head: usize,
     q: &'a [f32],
     out: &'a mut [f32],
+    /// Sums of the values, `[heads of the pass][padded value_dim]`.
+    sums: &'a mut Vec<f32>,
 }
 
 thread_local! {
-    /// Sums of the values, `[heads of the pass][padded value_dim]`.
+    /// [`Heads::sums`], kept from call to call.
     static SUMS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -277,23 +281,23 @@ impl<T: Stored> Operation for Typed<Heads<'_>, T> {
     #[inline(always)]
     fn eval<S: Simd>(self, s: S) {
         let heads = self.0;
-        SUMS.with_borrow_mut(|sums| match heads.q.len() / heads.shape.key_dim {
-            1 => pass::<S, T, 1>(s, heads, sums),
-            2 => pass::<S, T, 2>(s, heads, sums),
-            3 => pass::<S, T, 3>(s, heads, sums),
-            4 => pass::<S, T, 4>(s, heads, sums),
-            5 => pass::<S, T, 5>(s, heads, sums),
-            6 => pass::<S, T, 6>(s, heads, sums),
-            7 => pass::<S, T, 7>(s, heads, sums),
-            8 => pass::<S, T, 8>(s, heads, sums),
+        match heads.q.len() / heads.shape.key_dim {
+            1 => pass::<S, T, 1>(s, heads),
+            2 => pass::<S, T, 2>(s, heads),
+            3 => pass::<S, T, 3>(s, heads),
+            4 => pass::<S, T, 4>(s, heads),
+            5 => pass::<S, T, 5>(s, heads),
+            6 => pass::<S, T, 6>(s, heads),
+            7 => pass::<S, T, 7>(s, heads),
+            8 => pass::<S, T, 8>(s, heads),
             _ => unreachable!("a pass has 1 to {HEADS_MAX} heads"),
-        });
+        }
     }
 }
 
 #[inline(always)]
-fn pass<S: Simd, T: Stored, const G: usize>(s: S, heads: Heads<'_>, sums: &mut Vec<f32>) {
-    let Heads { shape, row, kv_head, q, out } = heads;
+fn pass<S: Simd, T: Stored, const G: usize>(s: S, heads: Heads<'_>) {
+    let Heads { shape, row, kv_head, q, out, sums } = heads;
     let padded = shape.padded_value_dim();
     sums.clear();
     sums.resize(G * padded, 0.0);
@@ -311,7 +315,7 @@ fn pass<S: Simd, T: Stored, const G: usize>(s: S, heads: Heads<'_>, sums: &mut V
         let mut weights = [[0.0f32; PAGE_POSITIONS]; G];
         let mut shrink = [0.0f32; G];
         for g in 0..G {
-            let page_max = s.fold_max(scores[g].into_iter().fold(s.fsplat(f32::NEG_INFINITY), |m, x| s.fmax(m, x)));
+            let page_max = s.fold_max(s.fmax(scores[g][0], scores[g][1]));
             let new_max = if page_max > max[g] { page_max } else { max[g] };
             shrink[g] = exp_one(s, max[g] - new_max);
             max[g] = new_max;
@@ -357,7 +361,7 @@ fn scores<S: Simd, T: Stored, const G: usize>(
     for d in 0..dim {
         // SAFETY: `keys` is [2][dim][16], checked above.
         let k: [S::F; HALVES] =
-            std::array::from_fn(|half| unsafe { T::load(s, keys.as_ptr(), (half * dim + d) * LANES) });
+            unsafe { [T::load(s, keys.as_ptr(), d * LANES), T::load(s, keys.as_ptr(), (dim + d) * LANES)] };
         for g in 0..G {
             // SAFETY: `q` is [G][dim], checked above.
             let x = s.fsplat(unsafe { *q.get_unchecked(g * dim + d) });
@@ -393,11 +397,18 @@ fn weigh<S: Simd, T: Stored, const G: usize, const W: usize>(
     assert!(d + W * LANES <= padded && sums.len() == G * padded);
     // SAFETY: position < 32 and d + 16·W ≤ padded, checked above, bound every index.
     unsafe {
-        let mut acc: [[S::F; W]; G] = std::array::from_fn(|g| {
-            std::array::from_fn(|w| s.fmul(s.fload(sums.as_ptr().add(g * padded + d + w * LANES)), s.fsplat(shrink[g])))
-        });
+        let mut acc = [[s.fsplat(0.0); W]; G];
+        for g in 0..G {
+            for w in 0..W {
+                let sum = s.fload(sums.as_ptr().add(g * padded + d + w * LANES));
+                acc[g][w] = s.fmul(sum, s.fsplat(shrink[g]));
+            }
+        }
         for position in 0..valid {
-            let v: [S::F; W] = std::array::from_fn(|w| T::load(s, values.as_ptr(), position * padded + d + w * LANES));
+            let mut v = [s.fsplat(0.0); W];
+            for w in 0..W {
+                v[w] = T::load(s, values.as_ptr(), position * padded + d + w * LANES);
+            }
             for g in 0..G {
                 let weight = s.fsplat(*weights[g].get_unchecked(position));
                 for w in 0..W {

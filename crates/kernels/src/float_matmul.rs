@@ -77,7 +77,7 @@ impl Float for BF16 {
     #[inline(always)]
     unsafe fn load<S: Simd>(s: S, p: *const u8) -> S::F {
         // SAFETY: the caller promises 16 values; loads need no alignment.
-        unsafe { s.from_bits(s.shl::<16>(s.load_u16(p.cast()))) }
+        unsafe { s.as_float(s.shl::<16>(s.load_u16(p.cast()))) }
     }
 }
 
@@ -132,8 +132,11 @@ fn tile<S: Simd, T: Float, const R: usize, const C: usize>(
     let mut acc = [[zero; C]; R];
     let whole = k / LANES * LANES;
     for i in (0..whole).step_by(LANES) {
-        // SAFETY: i + 16 ≤ k, within every row by the assert above.
-        let column: [S::F; C] = std::array::from_fn(|c| unsafe { s.fload(x.as_ptr().add(c * k + i)) });
+        let mut column = [zero; C];
+        for c in 0..C {
+            // SAFETY: i + 16 ≤ k, within every row by the assert above.
+            column[c] = unsafe { s.fload(x.as_ptr().add(c * k + i)) };
+        }
         for r in 0..R {
             // SAFETY: as above.
             let w = unsafe { T::load(s, weights.as_ptr().add(r * row_bytes + i * T::BYTES)) };
@@ -143,13 +146,13 @@ fn tile<S: Simd, T: Float, const R: usize, const C: usize>(
         }
     }
     if whole < k {
-        let padded = |c: usize| {
+        let mut column = [zero; C];
+        for c in 0..C {
             let mut lanes = [0.0f32; LANES];
             lanes[..k - whole].copy_from_slice(&x[c * k + whole..(c + 1) * k]);
             // SAFETY: 16 values.
-            unsafe { s.fload(lanes.as_ptr()) }
-        };
-        let column: [S::F; C] = std::array::from_fn(padded);
+            column[c] = unsafe { s.fload(lanes.as_ptr()) };
+        }
         for r in 0..R {
             let mut bytes = [0u8; 4 * LANES];
             let tail = &weights[r * row_bytes + whole * T::BYTES..(r + 1) * row_bytes];

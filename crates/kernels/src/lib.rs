@@ -19,6 +19,7 @@ mod matmul;
 mod ops;
 mod panel;
 mod simd;
+mod stream;
 mod team;
 
 pub use activations::{ActivationForms, Activations};

@@ -27,7 +27,7 @@ pub(crate) fn exp_lanes<S: Simd>(s: S, x: S::F) -> S::F {
     }
     let y = s.fadd(s.fma(p, s.fmul(r, r), r), s.fsplat(1.0));
     let exponent = s.shl::<23>(s.add(n, s.splat(127)));
-    let y = s.fmul(y, s.from_bits(exponent));
+    let y = s.fmul(y, s.as_float(exponent));
     s.select_lt(x, min, s.fsplat(0.0), y)
 }
 
@@ -40,40 +40,54 @@ pub(crate) fn exp_one<S: Simd>(s: S, x: f32) -> f32 {
     lanes[0]
 }
 
-/// Calls `f` on each vector of `x`; a tail is padded with `pad`, and the padding is not written back.
-#[inline(always)]
-pub(crate) fn map_lanes<S: Simd>(s: S, x: &mut [f32], pad: f32, mut f: impl FnMut(S::F) -> S::F) {
-    let mut chunks = x.chunks_exact_mut(LANES);
-    for chunk in &mut chunks {
-        // SAFETY: 16 values.
-        unsafe { s.fstore(chunk.as_mut_ptr(), f(s.fload(chunk.as_ptr()))) };
-    }
-    let tail = chunks.into_remainder();
-    if !tail.is_empty() {
-        let mut lanes = [pad; LANES];
-        lanes[..tail.len()].copy_from_slice(tail);
-        // SAFETY: 16 values.
-        unsafe { s.fstore(lanes.as_mut_ptr(), f(s.fload(lanes.as_ptr()))) };
-        tail.copy_from_slice(&lanes[..tail.len()]);
-    }
+/// Replaces each vector `$v` of `$x` by `$body`; a tail is padded with `$pad`, and the padding is not written back.
+///
+/// A macro and not a function with a closure, because a closure does not inherit `#[target_feature]`.
+macro_rules! map_lanes {
+    ($s:expr, $x:expr, $pad:expr, $v:ident => $body:expr) => {{
+        let mut chunks = $x.chunks_exact_mut($crate::simd::LANES);
+        for chunk in &mut chunks {
+            // SAFETY: 16 values.
+            let $v = unsafe { $s.fload(chunk.as_ptr()) };
+            let mapped = $body;
+            // SAFETY: 16 values.
+            unsafe { $s.fstore(chunk.as_mut_ptr(), mapped) };
+        }
+        let tail = chunks.into_remainder();
+        if !tail.is_empty() {
+            let mut lanes = [$pad; $crate::simd::LANES];
+            lanes[..tail.len()].copy_from_slice(tail);
+            // SAFETY: 16 values.
+            let $v = unsafe { $s.fload(lanes.as_ptr()) };
+            let mapped = $body;
+            // SAFETY: 16 values.
+            unsafe { $s.fstore(lanes.as_mut_ptr(), mapped) };
+            tail.copy_from_slice(&lanes[..tail.len()]);
+        }
+    }};
 }
 
-/// Calls `f` on each vector of `x`; a tail is padded with `pad`.
-#[inline(always)]
-pub(crate) fn each_lanes<S: Simd>(s: S, x: &[f32], pad: f32, mut f: impl FnMut(S::F)) {
-    let chunks = x.chunks_exact(LANES);
-    let tail = chunks.remainder();
-    for chunk in chunks {
-        // SAFETY: 16 values.
-        f(unsafe { s.fload(chunk.as_ptr()) });
-    }
-    if !tail.is_empty() {
-        let mut lanes = [pad; LANES];
-        lanes[..tail.len()].copy_from_slice(tail);
-        // SAFETY: 16 values.
-        f(unsafe { s.fload(lanes.as_ptr()) });
-    }
+/// Runs `$body` for each vector `$v` of `$x`; a tail is padded with `$pad`.
+macro_rules! each_lanes {
+    ($s:expr, $x:expr, $pad:expr, $v:ident => $body:expr) => {{
+        let chunks = $x.chunks_exact($crate::simd::LANES);
+        let tail = chunks.remainder();
+        for chunk in chunks {
+            // SAFETY: 16 values.
+            let $v = unsafe { $s.fload(chunk.as_ptr()) };
+            $body;
+        }
+        if !tail.is_empty() {
+            let mut lanes = [$pad; $crate::simd::LANES];
+            lanes[..tail.len()].copy_from_slice(tail);
+            // SAFETY: 16 values.
+            let $v = unsafe { $s.fload(lanes.as_ptr()) };
+            $body;
+        }
+    }};
 }
+
+pub(crate) use each_lanes;
 
 struct Exp<'a>(&'a mut [f32]);
 
@@ -81,7 +95,7 @@ impl Operation for Exp<'_> {
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd>(self, s: S) {
-        map_lanes(s, self.0, 0.0, |x| exp_lanes(s, x));
+        map_lanes!(s, self.0, 0.0, x => exp_lanes(s, x));
     }
 }
 
@@ -98,10 +112,10 @@ impl Operation for Softmax<'_> {
     #[inline(always)]
     fn eval<S: Simd>(self, s: S) -> (f32, f32) {
         let mut max = s.fsplat(f32::NEG_INFINITY);
-        each_lanes(s, self.0, f32::NEG_INFINITY, |x| max = s.fmax(max, x));
+        each_lanes!(s, self.0, f32::NEG_INFINITY, x => max = s.fmax(max, x));
         let max = s.fold_max(max);
         let mut sum = s.fsplat(0.0);
-        map_lanes(s, self.0, f32::NEG_INFINITY, |x| {
+        map_lanes!(s, self.0, f32::NEG_INFINITY, x => {
             let e = exp_lanes(s, s.fsub(x, s.fsplat(max)));
             sum = s.fadd(sum, e);
             e
@@ -116,7 +130,7 @@ impl Operation for Scale<'_> {
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd>(self, s: S) {
-        map_lanes(s, self.0, 0.0, |x| s.fmul(x, s.fsplat(self.1)));
+        map_lanes!(s, self.0, 0.0, x => s.fmul(x, s.fsplat(self.1)));
     }
 }
 

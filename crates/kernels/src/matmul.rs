@@ -17,6 +17,7 @@ use crate::activations::{ActivationForms, Activations, tiles};
 use crate::float_matmul;
 use crate::panel::{BLOCKS, CHUNK, Format, Panel, Q4_0, Q4K, Q5_0, Q6K, Q8_0, Scaling};
 use crate::simd::{Isa, LANES, Operation, Simd};
+use crate::stream::{FlatDot, Prefetch, SuperDot};
 use crate::team::{SharedMut, ThreadTeam};
 use crate::{Error, Result};
 
@@ -129,7 +130,7 @@ pub fn matmul(team: &ThreadTeam, isa: Isa, x: &Activations, products: &mut [Prod
         jobs.push(Job { weights: *weights, bias: *bias, out: SharedMut::new(out), first_slab });
     }
     // Several slabs per hand-out where there are many: neighbours stream better, and the cursor rests.
-    let per_chunk = (n_slabs / (team.n_threads() * 16)).clamp(1, 8);
+    let per_chunk = (n_slabs / (team.n_threads() * 8)).clamp(1, 32);
     let chunks = n_slabs.div_ceil(per_chunk);
     let work = |i: usize| {
         for slab in i * per_chunk..((i + 1) * per_chunk).min(n_slabs) {
@@ -212,20 +213,23 @@ impl<T: Format> Operation for Int8Slab<'_, T> {
         let Slab { weights, x, first_row, rows, sums, panels } = self.0;
         let n_panels = rows.div_ceil(LANES);
         let n_chunks = weights.cols.div_ceil(CHUNK);
-        let pointers: [[*const u8; LANES]; PANELS_MAX] = std::array::from_fn(|p| {
-            std::array::from_fn(|lane| {
-                // Lanes past the last row read it once more; their sums are dropped.
-                let row = (first_row + p * LANES + lane).min(first_row + rows - 1);
-                weights.data[row * weights.row_bytes..].as_ptr()
-            })
-        });
+        let mut pointers = [[std::ptr::null::<u8>(); LANES]; PANELS_MAX];
+        for (row, pointer) in pointers.as_flattened_mut()[..n_panels * LANES].iter_mut().enumerate() {
+            // Lanes past the last row read it once more; their sums are dropped.
+            *pointer = weights.data[(first_row + row.min(rows - 1)) * weights.row_bytes..].as_ptr();
+        }
+        if x.n == 1 {
+            stream::<S, T>(s, &weights, x, &pointers[0], sums);
+            return;
+        }
         let streaming = x.n <= COLS_STREAMING;
         for chunk in 0..n_chunks {
             let blocks = BLOCKS.min((weights.cols - chunk * CHUNK) / 32);
             let offset = chunk * T::CHUNK_BYTES;
             for p in 0..n_panels {
                 if streaming {
-                    prefetch_ahead::<S, T>(s, &pointers[p], &weights, chunk, n_chunks);
+                    let next = pointers[p][0].wrapping_add(LANES * (weights.row_bytes + offset));
+                    Prefetch::new(next, LANES * T::CHUNK_BYTES).step(s);
                 }
                 // SAFETY: `WeightMatrix::new` checked that every row holds `cols` weights, of which
                 // this chunk has `blocks` blocks of 32.
@@ -252,30 +256,44 @@ impl<T: Format> Operation for Int8Slab<'_, T> {
     }
 }
 
-/// Chunks of each row that are asked for before they are needed.
-const PREFETCH_CHUNKS: usize = 2;
-
-/// Sixteen row streams are more than the hardware prefetchers follow: name the lines ourselves. At
-/// the end of the rows, the beginning of the next sixteen.
+/// Sixteen rows times one column: every vector is multiplied as it is unpacked.
 #[inline(always)]
-fn prefetch_ahead<S: Simd, T: Format>(
+fn stream<S: Simd, T: Format>(
     s: S,
-    rows: &[*const u8; LANES],
     weights: &WeightMatrix<'_>,
-    chunk: usize,
-    n_chunks: usize,
+    x: &Activations,
+    rows: &[*const u8; LANES],
+    sums: &mut [f32],
 ) {
-    let ahead = chunk + PREFETCH_CHUNKS;
-    let distance = if ahead < n_chunks {
-        ahead * T::CHUNK_BYTES
-    } else {
-        LANES * weights.row_bytes + (ahead - n_chunks) * T::CHUNK_BYTES
-    };
-    for row in rows {
-        for line in 0..T::CHUNK_BYTES.div_ceil(64) {
-            s.prefetch(row.wrapping_add(distance + 64 * line));
+    assert!(sums.len() == LANES);
+    let n_chunks = weights.cols.div_ceil(CHUNK);
+    let mut acc = s.fsplat(0.0);
+    for chunk in 0..n_chunks {
+        let blocks = BLOCKS.min((weights.cols - chunk * CHUNK) / 32);
+        let offset = chunk * T::CHUNK_BYTES;
+        // The next sixteen rows follow in memory: this chunk's share of them.
+        let next = rows[0].wrapping_add(LANES * (weights.row_bytes + offset));
+        // Both: `WeightMatrix::new` checked that every row holds `cols` weights, of which this chunk
+        // has `blocks` blocks of 32.
+        match T::scaling::<S>() {
+            Scaling::Flat { zero } => {
+                let prefetch = Prefetch::new(next, LANES * T::BLOCK_BYTES);
+                let mut dot = FlatDot::new(s, &x.per32, (chunk, blocks), zero, acc, prefetch);
+                // SAFETY: as above.
+                unsafe { T::unpack(s, rows, offset, blocks, &mut dot) };
+                acc = dot.acc;
+            }
+            Scaling::Super { sub_block, float_min } => {
+                let prefetch = Prefetch::new(next, LANES * T::CHUNK_BYTES * sub_block / CHUNK);
+                let mut dot = SuperDot::new(s, &x.per256, chunk, prefetch);
+                // SAFETY: as above.
+                unsafe { T::unpack(s, rows, offset, blocks, &mut dot) };
+                acc = dot.finish(s, float_min, acc);
+            }
         }
     }
+    // SAFETY: 16 values, asserted above.
+    unsafe { s.fstore(sums.as_mut_ptr(), acc) };
 }
 
 /// Where in the product a micro-kernel works.
@@ -301,7 +319,7 @@ fn chunk_times_tile<S: Simd, T: Format, const W: usize>(
     match T::scaling::<S>() {
         Scaling::Flat { zero } => flat::<S, W>(s, panel, x, place, zero, sums),
         Scaling::Super { sub_block, float_min } => {
-            super_block::<S, W>(s, panel, x, place, (sub_block, float_min), sums)
+            super_block::<S, W>(s, panel, x, place, (sub_block, float_min), sums);
         }
     }
 }
@@ -318,10 +336,15 @@ fn flat<S: Simd, const W: usize>(s: S, panel: &Panel, x: &Activations, place: Pl
     // SAFETY: lengths are checked by the slices and the assert above: block b < blocks ≤ 8,
     // group < 8·blocks ≤ 64, column c < W.
     unsafe {
-        let mut acc: [S::F; W] = std::array::from_fn(|c| s.fload(sums.as_ptr().add(c * LANES)));
+        let mut acc = [s.fsplat(0.0); W];
+        for c in 0..W {
+            acc[c] = s.fload(sums.as_ptr().add(c * LANES));
+        }
         for b in 0..blocks {
-            let mut dot: [S::V; W] =
-                std::array::from_fn(|c| s.mul(s.splat(*negative_sums.get_unchecked(b * W + c)), zero));
+            let mut dot = [zero; W];
+            for c in 0..W {
+                dot[c] = s.mul(s.splat(*negative_sums.get_unchecked(b * W + c)), zero);
+            }
             for g in 8 * b..8 * b + 8 {
                 let w = s.load(panel.quants.as_ptr().add(g * LANES));
                 for c in 0..W {

@@ -33,10 +33,9 @@ fn random_weights(random: &mut Random, ty: GgmlType, rows: usize, cols: usize) -
     let n_bytes = ty.row_bytes(cols).unwrap() * rows;
     let mut bytes: Vec<u8> = (0..n_bytes).map(|_| random.next() as u8).collect();
     let scale_offsets: &[usize] = match ty {
-        GgmlType::Q8_0 | GgmlType::Q4_0 | GgmlType::Q5_0 => &[0],
+        GgmlType::Q8_0 | GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::F16 => &[0],
         GgmlType::Q4_K => &[0, 2],
         GgmlType::Q6_K => &[208],
-        GgmlType::F16 => &[0],
         _ => &[],
     };
     if scale_offsets.is_empty() {

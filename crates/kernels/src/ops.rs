@@ -29,7 +29,7 @@ impl Operation for RmsNorm<'_> {
     fn eval<S: Simd>(self, s: S) {
         let Self { x, weight, eps, out } = self;
         let mut squares = s.fsplat(0.0);
-        each_lanes(s, x, 0.0, |v| squares = s.fma(v, v, squares));
+        each_lanes!(s, x, 0.0, v => squares = s.fma(v, v, squares));
         let mean = s.fold_add(squares) / x.len() as f32;
         let inverse = 1.0 / (mean + eps).sqrt();
         for ((o, &v), &w) in out.iter_mut().zip(x).zip(weight) {
@@ -49,6 +49,13 @@ pub fn rms_norm(team: &ThreadTeam, isa: Isa, x: &[f32], weight: &[f32], eps: f32
     rows_mut(team, out, d, |i, out| isa.run(RmsNorm { x: &x[i * d..(i + 1) * d], weight, eps, out }));
 }
 
+/// `g / (1 + e^-g) · u`
+#[inline(always)]
+fn silu_times<S: Simd>(s: S, g: S::F, u: S::F) -> S::F {
+    let e = exp_lanes(s, s.fsub(s.fsplat(0.0), g));
+    s.fmul(s.fdiv(g, s.fadd(s.fsplat(1.0), e)), u)
+}
+
 struct SwiGlu<'a> {
     gate: &'a mut [f32],
     up: &'a [f32],
@@ -58,24 +65,19 @@ impl Operation for SwiGlu<'_> {
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd>(self, s: S) {
-        let (one, zero) = (s.fsplat(1.0), s.fsplat(0.0));
-        let silu_times = |g: S::F, u: S::F| {
-            let e = exp_lanes(s, s.fsub(zero, g));
-            s.fmul(s.fdiv(g, s.fadd(one, e)), u)
-        };
         let mut gates = self.gate.chunks_exact_mut(LANES);
         let ups = self.up.chunks_exact(LANES);
         let up_tail = ups.remainder();
         for (g, u) in (&mut gates).zip(ups) {
             // SAFETY: `chunks_exact` gives 16 values of each.
-            unsafe { s.fstore(g.as_mut_ptr(), silu_times(s.fload(g.as_ptr()), s.fload(u.as_ptr()))) };
+            unsafe { s.fstore(g.as_mut_ptr(), silu_times(s, s.fload(g.as_ptr()), s.fload(u.as_ptr()))) };
         }
         let gate_tail = gates.into_remainder();
         let (mut g, mut u) = ([0.0f32; LANES], [0.0f32; LANES]);
         g[..gate_tail.len()].copy_from_slice(gate_tail);
         u[..up_tail.len()].copy_from_slice(up_tail);
         // SAFETY: 16 values of each.
-        unsafe { s.fstore(g.as_mut_ptr(), silu_times(s.fload(g.as_ptr()), s.fload(u.as_ptr()))) };
+        unsafe { s.fstore(g.as_mut_ptr(), silu_times(s, s.fload(g.as_ptr()), s.fload(u.as_ptr()))) };
         gate_tail.copy_from_slice(&g[..gate_tail.len()]);
     }
 }

@@ -7,6 +7,9 @@
 //! quants[g] = | row 0: w[4g] w[4g+1] w[4g+2] w[4g+3] | row 1: … | … | row 15: … |     g = 0 … 63
 //! ```
 //!
+//! An unpacker hands its vectors to a [`Sink`]: a [`Panel`] stores them for a GEMM, a product with one column
+//! multiplies them as they come, so that they never leave the registers.
+//!
 //! Nothing is stored between calls: the weights stay in the file's own layout, and a panel lives
 //! in the L1 cache for as long as the chunk is used. To add a format, write its unpacker here;
 //! the GEMM and the tests pick it up through [`Format`].
@@ -62,43 +65,54 @@ pub(crate) trait Format: Copy + Send + Sync + 'static {
     /// Bytes of 32 weights of a flat format.
     const BLOCK_BYTES: usize;
     fn scaling<S: Simd>() -> Scaling;
-    /// Fills `panel` with `blocks` blocks of 32 weights of 16 rows, from `offset` in each row.
+    /// Gives `out` what `blocks` blocks of 32 weights of 16 rows hold, from `offset` in each row.
     /// # Safety
     /// Each row has `blocks` blocks readable at `offset`.
-    unsafe fn unpack<S: Simd>(s: S, rows: &[*const u8; LANES], offset: usize, blocks: usize, panel: &mut Panel);
+    unsafe fn unpack<S: Simd>(s: S, rows: &[*const u8; LANES], offset: usize, blocks: usize, out: &mut impl Sink<S>);
 }
 
-/// Writes vectors into a panel; the index is checked in tests.
-struct Out<'a, S: Simd> {
-    s: S,
-    panel: &'a mut Panel,
+/// Where an unpacker's vectors go. A *part* is what shares one scale: 32 weights of a flat format, a sub-block of a
+/// super-block format.
+pub(crate) trait Sink<S: Simd> {
+    /// Float scale of block `row` (flat), or d (0) and dmin (1). Comes before the quants it belongs to.
+    fn scale(&mut self, s: S, row: usize, f: S::F);
+    /// Integer scale of a sub-block. All come before the quants.
+    fn sub_scale(&mut self, s: S, sub: usize, v: S::V);
+    /// Integer mins of the two halves of a block of 32, as two i16.
+    fn mins(&mut self, s: S, block: usize, v: S::V);
+    /// Weights `4·group … 4·group + 3`. `slot` tells apart the parts that are under way at the same time.
+    fn quants(&mut self, s: S, group: usize, slot: usize, v: S::V);
+    /// All quants of `part` were given, in `slot`.
+    fn end(&mut self, s: S, part: usize, slot: usize);
 }
 
-impl<S: Simd> Out<'_, S> {
+impl<S: Simd> Sink<S> for Panel {
     #[inline(always)]
-    fn quants(&mut self, group: usize, v: S::V) {
-        debug_assert!(group < GROUPS);
-        // SAFETY: `group` is below 64 in every unpacker (asserted in debug builds), 16 lanes each.
-        unsafe { self.s.store(self.panel.quants.as_mut_ptr().add(group * LANES), v) }
-    }
-    #[inline(always)]
-    fn scale(&mut self, row: usize, f: S::F) {
+    fn scale(&mut self, s: S, row: usize, f: S::F) {
         debug_assert!(row < BLOCKS);
         // SAFETY: `row` is below 8 in every unpacker (asserted in debug builds), 16 lanes each.
-        unsafe { self.s.fstore(self.panel.scales.as_mut_ptr().add(row * LANES), f) }
+        unsafe { s.fstore(self.scales.as_mut_ptr().add(row * LANES), f) }
     }
     #[inline(always)]
-    fn sub_scale(&mut self, sub: usize, v: S::V) {
+    fn sub_scale(&mut self, s: S, sub: usize, v: S::V) {
         debug_assert!(sub < 16);
         // SAFETY: `sub` is below 16 in every unpacker (asserted in debug builds), 16 lanes each.
-        unsafe { self.s.store(self.panel.sub_scales.as_mut_ptr().add(sub * LANES), v) }
+        unsafe { s.store(self.sub_scales.as_mut_ptr().add(sub * LANES), v) }
     }
     #[inline(always)]
-    fn mins(&mut self, block: usize, v: S::V) {
+    fn mins(&mut self, s: S, block: usize, v: S::V) {
         debug_assert!(block < BLOCKS);
         // SAFETY: `block` is below 8 in every unpacker (asserted in debug builds), 16 lanes each.
-        unsafe { self.s.store(self.panel.mins.as_mut_ptr().add(block * LANES), v) }
+        unsafe { s.store(self.mins.as_mut_ptr().add(block * LANES), v) }
     }
+    #[inline(always)]
+    fn quants(&mut self, s: S, group: usize, _slot: usize, v: S::V) {
+        debug_assert!(group < GROUPS);
+        // SAFETY: `group` is below 64 in every unpacker (asserted in debug builds), 16 lanes each.
+        unsafe { s.store(self.quants.as_mut_ptr().add(group * LANES), v) }
+    }
+    #[inline(always)]
+    fn end(&mut self, _s: S, _part: usize, _slot: usize) {}
 }
 
 /// `{ f16 d; i8 qs[32] }`
@@ -113,19 +127,19 @@ impl Format for Q8_0 {
         Scaling::Flat { zero: if S::SIGNED_PANEL { 0 } else { 128 } }
     }
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, rows: &[*const u8; LANES], offset: usize, blocks: usize, panel: &mut Panel) {
-        let mut out = Out { s, panel };
+    unsafe fn unpack<S: Simd>(s: S, rows: &[*const u8; LANES], offset: usize, blocks: usize, out: &mut impl Sink<S>) {
         let flip = s.splat(if S::SIGNED_PANEL { 0 } else { 0x8080_8080 });
         for b in 0..blocks {
             let at = offset + b * Self::BLOCK_BYTES;
             // SAFETY: a block of 34 bytes is readable at `at`.
             let (d, low, high) =
                 unsafe { (s.gather_u16(rows, at), s.load_transposed(rows, at + 2), s.load_transposed(rows, at + 18)) };
-            out.scale(b, s.f16_to_f32(d));
+            out.scale(s, b, s.f16_to_f32(d));
             for i in 0..4 {
-                out.quants(8 * b + i, s.xor(low[i], flip));
-                out.quants(8 * b + 4 + i, s.xor(high[i], flip));
+                out.quants(s, 8 * b + i, 0, s.xor(low[i], flip));
+                out.quants(s, 8 * b + 4 + i, 0, s.xor(high[i], flip));
             }
+            out.end(s, b, 0);
         }
     }
 }
@@ -142,18 +156,18 @@ impl Format for Q4_0 {
         Scaling::Flat { zero: 8 }
     }
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, rows: &[*const u8; LANES], offset: usize, blocks: usize, panel: &mut Panel) {
-        let mut out = Out { s, panel };
+    unsafe fn unpack<S: Simd>(s: S, rows: &[*const u8; LANES], offset: usize, blocks: usize, out: &mut impl Sink<S>) {
         let nibble = s.splat(0x0f0f_0f0f);
         for b in 0..blocks {
             let at = offset + b * Self::BLOCK_BYTES;
             // SAFETY: a block of 18 bytes is readable at `at`.
             let (d, qs) = unsafe { (s.gather_u16(rows, at), s.load_transposed(rows, at + 2)) };
-            out.scale(b, s.f16_to_f32(d));
+            out.scale(s, b, s.f16_to_f32(d));
             for i in 0..4 {
-                out.quants(8 * b + i, s.and(qs[i], nibble));
-                out.quants(8 * b + 4 + i, s.and(s.shr::<4>(qs[i]), nibble));
+                out.quants(s, 8 * b + i, 0, s.and(qs[i], nibble));
+                out.quants(s, 8 * b + 4 + i, 0, s.and(s.shr::<4>(qs[i]), nibble));
             }
+            out.end(s, b, 0);
         }
     }
 }
@@ -179,27 +193,31 @@ impl Format for Q5_0 {
         Scaling::Flat { zero: 16 }
     }
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, rows: &[*const u8; LANES], offset: usize, blocks: usize, panel: &mut Panel) {
-        let mut out = Out { s, panel };
+    unsafe fn unpack<S: Simd>(s: S, rows: &[*const u8; LANES], offset: usize, blocks: usize, out: &mut impl Sink<S>) {
         let nibble = s.splat(0x0f0f_0f0f);
         for b in 0..blocks {
             let at = offset + b * Self::BLOCK_BYTES;
             // SAFETY: a block of 22 bytes is readable at `at`.
             let (d, qh, qs) =
                 unsafe { (s.gather_u16(rows, at), s.gather_u32(rows, at + 2), s.load_transposed(rows, at + 6)) };
-            out.scale(b, s.f16_to_f32(d));
-            let low: [S::V; 4] = std::array::from_fn(|i| s.and(qs[i], nibble));
-            let high: [S::V; 4] = std::array::from_fn(|i| s.and(s.shr::<4>(qs[i]), nibble));
-            out.quants(8 * b, s.or(low[0], fifth_bits::<S, 0>(s, qh)));
-            out.quants(8 * b + 1, s.or(low[1], fifth_bits::<S, 4>(s, qh)));
-            out.quants(8 * b + 2, s.or(low[2], fifth_bits::<S, 8>(s, qh)));
-            out.quants(8 * b + 3, s.or(low[3], fifth_bits::<S, 12>(s, qh)));
-            out.quants(8 * b + 4, s.or(high[0], fifth_bits::<S, 16>(s, qh)));
-            out.quants(8 * b + 5, s.or(high[1], fifth_bits::<S, 20>(s, qh)));
-            out.quants(8 * b + 6, s.or(high[2], fifth_bits::<S, 24>(s, qh)));
-            out.quants(8 * b + 7, s.or(high[3], fifth_bits::<S, 28>(s, qh)));
+            out.scale(s, b, s.f16_to_f32(d));
+            out.quants(s, 8 * b, 0, s.or(s.and(qs[0], nibble), fifth_bits::<S, 0>(s, qh)));
+            out.quants(s, 8 * b + 1, 0, s.or(s.and(qs[1], nibble), fifth_bits::<S, 4>(s, qh)));
+            out.quants(s, 8 * b + 2, 0, s.or(s.and(qs[2], nibble), fifth_bits::<S, 8>(s, qh)));
+            out.quants(s, 8 * b + 3, 0, s.or(s.and(qs[3], nibble), fifth_bits::<S, 12>(s, qh)));
+            out.quants(s, 8 * b + 4, 0, s.or(s.and(s.shr::<4>(qs[0]), nibble), fifth_bits::<S, 16>(s, qh)));
+            out.quants(s, 8 * b + 5, 0, s.or(s.and(s.shr::<4>(qs[1]), nibble), fifth_bits::<S, 20>(s, qh)));
+            out.quants(s, 8 * b + 6, 0, s.or(s.and(s.shr::<4>(qs[2]), nibble), fifth_bits::<S, 24>(s, qh)));
+            out.quants(s, 8 * b + 7, 0, s.or(s.and(s.shr::<4>(qs[3]), nibble), fifth_bits::<S, 28>(s, qh)));
+            out.end(s, b, 0);
         }
     }
+}
+
+/// The low half of each lane in both halves.
+#[inline(always)]
+fn twice<S: Simd>(s: S, v: S::V) -> S::V {
+    s.or(v, s.shl::<16>(v))
 }
 
 /// `{ f16 d; f16 dmin; u8 scales[12]; u8 qs[128] }`: eight sub-blocks of 32.
@@ -214,13 +232,12 @@ impl Format for Q4K {
         Scaling::Super { sub_block: 32, float_min: true }
     }
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, rows: &[*const u8; LANES], offset: usize, _blocks: usize, panel: &mut Panel) {
-        let mut out = Out { s, panel };
+    unsafe fn unpack<S: Simd>(s: S, rows: &[*const u8; LANES], offset: usize, _blocks: usize, out: &mut impl Sink<S>) {
         // The first 16 bytes are d, dmin and the packed scales: words d|dmin, A, B, C.
         // SAFETY: a block of 144 bytes is readable at `offset`.
         let [dd, a, b, c] = unsafe { s.load_transposed(rows, offset) };
-        out.scale(0, s.f16_to_f32(dd));
-        out.scale(1, s.f16_to_f32(s.shr::<16>(dd)));
+        out.scale(s, 0, s.f16_to_f32(dd));
+        out.scale(s, 1, s.f16_to_f32(s.shr::<16>(dd)));
         // Sub-blocks 0–3: scale = A & 63, min = B & 63. Sub-blocks 4–7: low nibbles of C | top bits
         // of A, high nibbles of C | top bits of B. All four at once, a byte each.
         let six = s.splat(0x3f3f_3f3f);
@@ -229,27 +246,30 @@ impl Format for Q4K {
         let scales = [s.and(a, six), s.or(s.and(c, nibble), s.and(s.shr::<2>(a), top))];
         let mins = [s.and(b, six), s.or(s.and(s.shr::<4>(c), nibble), s.and(s.shr::<2>(b), top))];
         let byte = s.splat(0xff);
-        let pair = |v: S::V| s.or(v, s.shl::<16>(v));
         for half in 0..2 {
             let (sc, mn) = (scales[half], mins[half]);
-            out.sub_scale(4 * half, s.and(sc, byte));
-            out.sub_scale(4 * half + 1, s.and(s.shr::<8>(sc), byte));
-            out.sub_scale(4 * half + 2, s.and(s.shr::<16>(sc), byte));
-            out.sub_scale(4 * half + 3, s.shr::<24>(sc));
-            out.mins(4 * half, pair(s.and(mn, byte)));
-            out.mins(4 * half + 1, pair(s.and(s.shr::<8>(mn), byte)));
-            out.mins(4 * half + 2, pair(s.and(s.shr::<16>(mn), byte)));
-            out.mins(4 * half + 3, pair(s.shr::<24>(mn)));
+            out.sub_scale(s, 4 * half, s.and(sc, byte));
+            out.sub_scale(s, 4 * half + 1, s.and(s.shr::<8>(sc), byte));
+            out.sub_scale(s, 4 * half + 2, s.and(s.shr::<16>(sc), byte));
+            out.sub_scale(s, 4 * half + 3, s.shr::<24>(sc));
+            out.mins(s, 4 * half, twice(s, s.and(mn, byte)));
+            out.mins(s, 4 * half + 1, twice(s, s.and(s.shr::<8>(mn), byte)));
+            out.mins(s, 4 * half + 2, twice(s, s.and(s.shr::<16>(mn), byte)));
+            out.mins(s, 4 * half + 3, twice(s, s.shr::<24>(mn)));
         }
         // 32 bytes hold 64 weights: low nibbles the first 32, high nibbles the next.
-        for p in 0..8 {
-            // SAFETY: 16 + 8·16 = 144 bytes are readable at `offset`.
-            let qs = unsafe { s.load_transposed(rows, offset + 16 + 16 * p) };
-            let group = 16 * (p / 2) + 4 * (p % 2);
-            for i in 0..4 {
-                out.quants(group + i, s.and(qs[i], nibble));
-                out.quants(group + 8 + i, s.and(s.shr::<4>(qs[i]), nibble));
+        for pair in 0..4 {
+            for l in 0..2 {
+                // SAFETY: 16 + 4·32 = 144 bytes are readable at `offset`.
+                let qs = unsafe { s.load_transposed(rows, offset + 16 + 32 * pair + 16 * l) };
+                let group = 16 * pair + 4 * l;
+                for i in 0..4 {
+                    out.quants(s, group + i, 0, s.and(qs[i], nibble));
+                    out.quants(s, group + 8 + i, 1, s.and(s.shr::<4>(qs[i]), nibble));
+                }
             }
+            out.end(s, 2 * pair, 0);
+            out.end(s, 2 * pair + 1, 1);
         }
     }
 }
@@ -266,11 +286,10 @@ impl Format for Q6K {
         Scaling::Super { sub_block: 16, float_min: false }
     }
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, rows: &[*const u8; LANES], offset: usize, _blocks: usize, panel: &mut Panel) {
-        let mut out = Out { s, panel };
+    unsafe fn unpack<S: Simd>(s: S, rows: &[*const u8; LANES], offset: usize, _blocks: usize, out: &mut impl Sink<S>) {
         // SAFETY: a block of 210 bytes is readable at `offset`.
         let (d, scales) = unsafe { (s.gather_u16(rows, offset + 208), s.load_transposed(rows, offset + 192)) };
-        out.scale(0, s.f16_to_f32(d));
+        out.scale(s, 0, s.f16_to_f32(d));
         let low_half = s.splat(0xffff);
         for q in 0..4 {
             let sc = scales[q];
@@ -281,12 +300,11 @@ impl Format for Q6K {
                 s.sra::<24>(sc),
             ];
             for (i, &v) in sub.iter().enumerate() {
-                out.sub_scale(4 * q + i, v);
+                out.sub_scale(s, 4 * q + i, v);
             }
             // The min of a sub-block is 32 times its scale.
-            let pair = |a: S::V, b: S::V| s.or(s.and(s.shl::<5>(a), low_half), s.shl::<21>(b));
-            out.mins(2 * q, pair(sub[0], sub[1]));
-            out.mins(2 * q + 1, pair(sub[2], sub[3]));
+            out.mins(s, 2 * q, s.or(s.and(s.shl::<5>(sub[0]), low_half), s.shl::<21>(sub[1])));
+            out.mins(s, 2 * q + 1, s.or(s.and(s.shl::<5>(sub[2]), low_half), s.shl::<21>(sub[3])));
         }
         let nibble = s.splat(0x0f0f_0f0f);
         let top = s.splat(0x3030_3030);
@@ -303,10 +321,18 @@ impl Format for Q6K {
                 let group = 32 * half + 4 * l;
                 for i in 0..4 {
                     let h = qh[i];
-                    out.quants(group + i, s.or(s.and(ql0[i], nibble), s.and(s.shl::<4>(h), top)));
-                    out.quants(group + 8 + i, s.or(s.and(ql1[i], nibble), s.and(s.shl::<2>(h), top)));
-                    out.quants(group + 16 + i, s.or(s.and(s.shr::<4>(ql0[i]), nibble), s.and(h, top)));
-                    out.quants(group + 24 + i, s.or(s.and(s.shr::<4>(ql1[i]), nibble), s.and(s.shr::<2>(h), top)));
+                    out.quants(s, group + i, 0, s.or(s.and(ql0[i], nibble), s.and(s.shl::<4>(h), top)));
+                    out.quants(s, group + 8 + i, 1, s.or(s.and(ql1[i], nibble), s.and(s.shl::<2>(h), top)));
+                    out.quants(s, group + 16 + i, 2, s.or(s.and(s.shr::<4>(ql0[i]), nibble), s.and(h, top)));
+                    out.quants(
+                        s,
+                        group + 24 + i,
+                        3,
+                        s.or(s.and(s.shr::<4>(ql1[i]), nibble), s.and(s.shr::<2>(h), top)),
+                    );
+                }
+                for slot in 0..4 {
+                    out.end(s, 8 * half + l + 2 * slot, slot);
                 }
             }
         }

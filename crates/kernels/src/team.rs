@@ -126,8 +126,10 @@ impl ThreadTeam {
         let _one_job = self.caller.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let shared = &*self.shared;
         let function: *const (dyn Fn(usize) + Sync + '_) = &raw const f;
-        // SAFETY: only the lifetime changes. The pointer is used only by workers inside this job,
-        // and this function does not return, nor unwind, before the gate is closed and empty.
+        // Only the lifetime changes. The pointer is used only by workers inside this job, and this function does not
+        // return, nor unwind, before the gate is closed and empty.
+        #[allow(clippy::transmute_ptr_to_ptr, reason = "a cast cannot change the lifetime of a trait object")]
+        // SAFETY: as above.
         let function: *const JobFn = unsafe { std::mem::transmute(function) };
         // SAFETY: the gate is closed and empty (the previous job ended so, and `caller` is held).
         unsafe { *shared.job.0.get() = Job { function, chunks } };

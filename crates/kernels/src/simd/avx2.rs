@@ -68,6 +68,78 @@ unsafe fn low_words(a: __m256i) -> __m128i {
     }
 }
 
+// Plain functions, not closures: a closure does not inherit the attributes of the function around it, and what it
+// calls would not be inlined.
+
+/// # Safety
+/// The CPU has AVX.
+#[inline(always)]
+unsafe fn pair(low: __m128i, high: __m128i) -> __m256i {
+    // SAFETY: the caller has AVX.
+    unsafe { _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high) }
+}
+
+/// One `u32` of rows `r … r+3`.
+/// # Safety
+/// The CPU has SSE4.1; each row has 4 readable bytes at `offset`.
+#[inline(always)]
+unsafe fn quad(rows: &[*const u8; LANES], r: usize, offset: usize) -> __m128i {
+    // SAFETY: the caller promises both.
+    unsafe {
+        _mm_setr_epi32(
+            rows[r].add(offset).cast::<i32>().read_unaligned(),
+            rows[r + 1].add(offset).cast::<i32>().read_unaligned(),
+            rows[r + 2].add(offset).cast::<i32>().read_unaligned(),
+            rows[r + 3].add(offset).cast::<i32>().read_unaligned(),
+        )
+    }
+}
+
+/// One `u16` of rows `r … r+7`, widened.
+/// # Safety
+/// The CPU has AVX2; each row has 2 readable bytes at `offset`.
+#[inline(always)]
+unsafe fn eight_words(rows: &[*const u8; LANES], r: usize, offset: usize) -> __m256i {
+    // SAFETY: the caller promises both.
+    unsafe {
+        _mm256_cvtepu16_epi32(_mm_setr_epi16(
+            rows[r].add(offset).cast::<i16>().read_unaligned(),
+            rows[r + 1].add(offset).cast::<i16>().read_unaligned(),
+            rows[r + 2].add(offset).cast::<i16>().read_unaligned(),
+            rows[r + 3].add(offset).cast::<i16>().read_unaligned(),
+            rows[r + 4].add(offset).cast::<i16>().read_unaligned(),
+            rows[r + 5].add(offset).cast::<i16>().read_unaligned(),
+            rows[r + 6].add(offset).cast::<i16>().read_unaligned(),
+            rows[r + 7].add(offset).cast::<i16>().read_unaligned(),
+        ))
+    }
+}
+
+/// Sixteen bytes of rows `r … r+7`, transposed as [`Simd::load_transposed`] says.
+/// # Safety
+/// The CPU has AVX2; each row has 16 readable bytes at `offset`.
+#[inline(always)]
+unsafe fn transposed(rows: &[*const u8; LANES], r: usize, offset: usize) -> [__m256i; 4] {
+    // SAFETY: the caller promises both.
+    unsafe {
+        // Row r+4L+i goes to 128-bit lane L of register i, so that a 4×4 transposition inside the lanes
+        // leaves the rows in their natural order.
+        let mut v = [_mm256_setzero_si256(); 4];
+        for (i, v) in v.iter_mut().enumerate() {
+            let low = _mm_loadu_si128(rows[r + i].add(offset).cast());
+            *v = pair(low, _mm_loadu_si128(rows[r + i + 4].add(offset).cast()));
+        }
+        let (ab_lo, ab_hi) = (_mm256_unpacklo_epi32(v[0], v[1]), _mm256_unpackhi_epi32(v[0], v[1]));
+        let (cd_lo, cd_hi) = (_mm256_unpacklo_epi32(v[2], v[3]), _mm256_unpackhi_epi32(v[2], v[3]));
+        [
+            _mm256_unpacklo_epi64(ab_lo, cd_lo),
+            _mm256_unpackhi_epi64(ab_lo, cd_lo),
+            _mm256_unpacklo_epi64(ab_hi, cd_hi),
+            _mm256_unpackhi_epi64(ab_hi, cd_hi),
+        ]
+    }
+}
+
 impl Simd for Avx2 {
     type V = V;
     type F = F;
@@ -166,7 +238,7 @@ impl Simd for Avx2 {
         unsafe { V(_mm256_castps_si256(a.0), _mm256_castps_si256(a.1)) }
     }
     #[inline(always)]
-    fn from_bits(self, a: V) -> F {
+    fn as_float(self, a: V) -> F {
         // SAFETY: no memory is touched, and `self` proves that the CPU has the instructions.
         unsafe { F(_mm256_castsi256_ps(a.0), _mm256_castsi256_ps(a.1)) }
     }
@@ -234,60 +306,24 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn gather_u16(self, rows: &[*const u8; LANES], offset: usize) -> V {
         // SAFETY: the caller promises two bytes at `offset` of each row.
-        unsafe {
-            let at = |r: usize| rows[r].add(offset).cast::<i16>().read_unaligned();
-            let half = |r: usize| {
-                _mm256_cvtepu16_epi32(_mm_setr_epi16(
-                    at(r),
-                    at(r + 1),
-                    at(r + 2),
-                    at(r + 3),
-                    at(r + 4),
-                    at(r + 5),
-                    at(r + 6),
-                    at(r + 7),
-                ))
-            };
-            V(half(0), half(8))
-        }
+        unsafe { V(eight_words(rows, 0, offset), eight_words(rows, 8, offset)) }
     }
     #[inline(always)]
     unsafe fn gather_u32(self, rows: &[*const u8; LANES], offset: usize) -> V {
         // SAFETY: the caller promises four bytes at `offset` of each row.
         unsafe {
-            let at = |r: usize| rows[r].add(offset).cast::<i32>().read_unaligned();
-            let quad = |r: usize| _mm_setr_epi32(at(r), at(r + 1), at(r + 2), at(r + 3));
-            let half = |r: usize| _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(quad(r)), quad(r + 4));
-            V(half(0), half(8))
+            V(pair(quad(rows, 0, offset), quad(rows, 4, offset)), pair(quad(rows, 8, offset), quad(rows, 12, offset)))
         }
     }
     #[inline(always)]
     unsafe fn load_transposed(self, rows: &[*const u8; LANES], offset: usize) -> [V; 4] {
         // SAFETY: the caller promises sixteen bytes at `offset` of each row.
-        unsafe {
-            let at = |r: usize| _mm_loadu_si128(rows[r].add(offset).cast());
-            // Row 4L+i goes to 128-bit lane L of register i, so that a 4×4 transposition inside the
-            // lanes leaves the rows in their natural order.
-            let transposed = |first: usize| {
-                let spread =
-                    |i: usize| _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(at(first + i)), at(first + i + 4));
-                let (a, b, c, d) = (spread(0), spread(1), spread(2), spread(3));
-                let (ab_lo, ab_hi) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-                let (cd_lo, cd_hi) = (_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
-                [
-                    _mm256_unpacklo_epi64(ab_lo, cd_lo),
-                    _mm256_unpackhi_epi64(ab_lo, cd_lo),
-                    _mm256_unpacklo_epi64(ab_hi, cd_hi),
-                    _mm256_unpackhi_epi64(ab_hi, cd_hi),
-                ]
-            };
-            let (low, high) = (transposed(0), transposed(8));
-            std::array::from_fn(|i| V(low[i], high[i]))
-        }
+        let (a, b) = unsafe { (transposed(rows, 0, offset), transposed(rows, 8, offset)) };
+        [V(a[0], b[0]), V(a[1], b[1]), V(a[2], b[2]), V(a[3], b[3])]
     }
     #[inline(always)]
     fn prefetch(self, p: *const u8) {
         // SAFETY: a prefetch never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 }

@@ -30,6 +30,40 @@ pub(super) unsafe fn run<O: Operation>(op: O, simd: Avx512) -> O::Output {
     op.eval(simd)
 }
 
+// Plain functions, not closures: a closure does not inherit the attributes of the function around it, and what it
+// calls would not be inlined.
+
+/// One `u32` of rows `r … r+3`.
+/// # Safety
+/// The CPU has SSE4.1; each row has 4 readable bytes at `offset`.
+#[inline(always)]
+unsafe fn quad(rows: &[*const u8; LANES], r: usize, offset: usize) -> __m128i {
+    // SAFETY: the caller promises both.
+    unsafe {
+        _mm_setr_epi32(
+            rows[r].add(offset).cast::<i32>().read_unaligned(),
+            rows[r + 1].add(offset).cast::<i32>().read_unaligned(),
+            rows[r + 2].add(offset).cast::<i32>().read_unaligned(),
+            rows[r + 3].add(offset).cast::<i32>().read_unaligned(),
+        )
+    }
+}
+
+/// Sixteen bytes of rows `i`, `i+4`, `i+8`, `i+12`, one in each 128-bit lane, so that a 4×4 transposition inside the
+/// lanes leaves the rows in their natural order.
+/// # Safety
+/// The CPU has AVX-512 F; each row has 16 readable bytes at `offset`.
+#[inline(always)]
+unsafe fn spread(rows: &[*const u8; LANES], i: usize, offset: usize) -> __m512i {
+    // SAFETY: the caller promises both.
+    unsafe {
+        let v = _mm512_castsi128_si512(_mm_loadu_si128(rows[i].add(offset).cast()));
+        let v = _mm512_inserti32x4::<1>(v, _mm_loadu_si128(rows[i + 4].add(offset).cast()));
+        let v = _mm512_inserti32x4::<2>(v, _mm_loadu_si128(rows[i + 8].add(offset).cast()));
+        _mm512_inserti32x4::<3>(v, _mm_loadu_si128(rows[i + 12].add(offset).cast()))
+    }
+}
+
 /// A register operation: `self` proves that the CPU has the instructions.
 macro_rules! register_ops {
     ($($(#[$attr:meta])* fn $name:ident $(<const $n:ident: u32>)? ($($arg:ident: $ty:ty),*) -> $ret:ty { $body:expr })*) => {
@@ -90,7 +124,7 @@ impl Simd for Avx512 {
         fn to_f32(a: __m512i) -> __m512 { _mm512_cvtepi32_ps(a) }
         fn to_i32(a: __m512) -> __m512i { _mm512_cvtps_epi32(a) }
         fn bits(a: __m512) -> __m512i { _mm512_castps_si512(a) }
-        fn from_bits(a: __m512i) -> __m512 { _mm512_castsi512_ps(a) }
+        fn as_float(a: __m512i) -> __m512 { _mm512_castsi512_ps(a) }
         fn f16_to_f32(a: __m512i) -> __m512 { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)) }
     }
 
@@ -168,26 +202,19 @@ impl Simd for Avx512 {
     unsafe fn gather_u32(self, rows: &[*const u8; LANES], offset: usize) -> __m512i {
         // SAFETY: the caller promises four bytes at `offset` of each row.
         unsafe {
-            let at = |r: usize| rows[r].add(offset).cast::<i32>().read_unaligned();
-            let quad = |r: usize| _mm_setr_epi32(at(r), at(r + 1), at(r + 2), at(r + 3));
-            let half = |r: usize| _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(quad(r)), quad(r + 4));
-            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(half(0)), half(8))
+            let low =
+                _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(quad(rows, 0, offset)), quad(rows, 4, offset));
+            let high =
+                _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(quad(rows, 8, offset)), quad(rows, 12, offset));
+            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
         }
     }
     #[inline(always)]
     unsafe fn load_transposed(self, rows: &[*const u8; LANES], offset: usize) -> [__m512i; 4] {
         // SAFETY: the caller promises sixteen bytes at `offset` of each row.
         unsafe {
-            let at = |r: usize| _mm_loadu_si128(rows[r].add(offset).cast());
-            // Row 4L+i goes to 128-bit lane L of register i, so that a 4×4 transposition inside the
-            // lanes leaves the rows in their natural order.
-            let spread = |i: usize| {
-                let a = _mm512_castsi128_si512(at(i));
-                let a = _mm512_inserti32x4::<1>(a, at(i + 4));
-                let a = _mm512_inserti32x4::<2>(a, at(i + 8));
-                _mm512_inserti32x4::<3>(a, at(i + 12))
-            };
-            let (a, b, c, d) = (spread(0), spread(1), spread(2), spread(3));
+            let (a, b) = (spread(rows, 0, offset), spread(rows, 1, offset));
+            let (c, d) = (spread(rows, 2, offset), spread(rows, 3, offset));
             let (ab_lo, ab_hi) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
             let (cd_lo, cd_hi) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
             [
@@ -201,6 +228,6 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn prefetch(self, p: *const u8) {
         // SAFETY: a prefetch never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 }

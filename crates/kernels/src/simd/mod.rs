@@ -83,7 +83,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Floats to signed integers, rounded to nearest even. In range only.
     fn to_i32(self, a: Self::F) -> Self::V;
     fn bits(self, a: Self::F) -> Self::V;
-    fn from_bits(self, a: Self::V) -> Self::F;
+    fn as_float(self, a: Self::V) -> Self::F;
     /// The low 16 bits of each lane, read as IEEE half precision.
     fn f16_to_f32(self, a: Self::V) -> Self::F;
 
@@ -127,7 +127,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// Each row has 16 readable bytes at `offset`.
     unsafe fn load_transposed(self, rows: &[*const u8; LANES], offset: usize) -> [Self::V; 4];
-    /// Asks for the cache line at `p`; any address is allowed.
+    /// Asks for the cache line at `p`, into the second level; any address is allowed.
     fn prefetch(self, p: *const u8);
 }
 

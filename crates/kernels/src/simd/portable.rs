@@ -151,7 +151,7 @@ impl Simd for Portable {
         a.map(f32::to_bits)
     }
     #[inline(always)]
-    fn from_bits(self, a: V) -> F {
+    fn as_float(self, a: V) -> F {
         a.map(f32::from_bits)
     }
     #[inline(always)]
