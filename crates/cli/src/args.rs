@@ -1,0 +1,453 @@
+//! The flag table: every verb, flag and range of `hublab`.
+//!
+//! Parser, `--help`, `docs/CLI.md` and the shell completions are all made from it. A number out of range is refused
+//! here, with the flag's name, before any file is opened. What the verbs do is in the file of each verb's name.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use hublabio_runtime::ai::{Isa, KvType, sampling::SamplingConfig};
+
+use crate::model::ModelName;
+
+/// Runs language models on this machine
+#[derive(Debug, Parser)]
+#[command(
+    name = "hublab",
+    version,
+    arg_required_else_help = true,
+    subcommand_required = true,
+    long_about = "Runs language models on this machine: any GGUF file, or the small model that is built in.\n\n\
+        MODEL is the path of a .gguf file (of a split model: any part). Left out, or given as the word\n\
+        `default`, it is the built-in model.",
+    after_long_help = "Examples:\n  \
+        hublab run \"What does the command tar do?\"\n  \
+        hublab run model.gguf \"Why is the sky blue?\" --preset precise -n 200\n  \
+        hublab chat model.gguf\n  \
+        hublab show model.gguf --tensors\n\n\
+        Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.\n\
+        Answers and data go to standard output; errors, notes, statistics and progress to standard error.\n\
+        NO_COLOR=1 turns colours off; output that is no terminal never has any."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    Run(RunArgs),
+    Chat(ChatArgs),
+    Show(ShowArgs),
+    Tokenize(TokenizeArgs),
+    Perplexity(PerplexityArgs),
+    Bench(BenchArgs),
+    Logits(LogitsArgs),
+    Completions(CompletionsArgs),
+}
+
+/// Answer one prompt
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Answers one prompt: the text streams to standard output as it is generated.\n\n\
+        A single argument is the MODEL if it is `default`, ends in .gguf or names an existing file;\n\
+        otherwise it is the PROMPT for the built-in model. Without a PROMPT it is read from standard input.",
+    after_long_help = "Examples:\n  \
+        hublab run \"What does the command tar do?\"\n  \
+        hublab run model.gguf \"Write a haiku about rain.\" --temp 0.9 --seed 7\n  \
+        git diff | hublab run model.gguf --system \"Summarise this change in one sentence.\"\n  \
+        hublab run model.gguf --raw \"Once upon a time\" -n 100 --stats\n\n\
+        Ctrl-C stops the answer: what was written stays, and the exit code is 130."
+)]
+pub struct RunArgs {
+    /// GGUF file, or `default` for the built-in model
+    pub model: Option<OsString>,
+    /// What to answer; standard input if left out
+    pub prompt: Option<OsString>,
+    /// System message, in front of the prompt
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
+    pub system: Option<String>,
+    /// Continue the prompt as it is, without the model's chat template
+    #[arg(long)]
+    pub raw: bool,
+    /// With --raw: read control tokens such as <s> in the prompt as tokens, not as text
+    #[arg(long, requires = "raw")]
+    pub parse_special: bool,
+    #[command(flatten)]
+    pub generation: GenerationArgs,
+}
+
+/// Talk with a model
+#[derive(Debug, Args)]
+#[command(
+    long_about = "A conversation: each line is a message, and the model sees all of them.\n\n\
+        On a terminal there is line editing, and a history in\n\
+        $XDG_STATE_HOME/hublab/chat_history (~/.local/state/hublab/chat_history).\n\
+        Otherwise the lines of standard input are answered one after the other.",
+    after_long_help = "Commands in the conversation:\n  \
+        /reset      forget the conversation, keep the system message\n  \
+        /save FILE  write the conversation to FILE: JSON if it ends in .json, else text\n  \
+        /help       list the commands\n  \
+        /exit       end; so does Ctrl-D\n\n\
+        A line that starts with a space is a message even if a / follows.\n\
+        Ctrl-C stops an answer, not the program.\n\n\
+        Examples:\n  \
+        hublab chat\n  \
+        hublab chat model.gguf --system \"Answer in one sentence.\" --preset precise\n  \
+        printf 'My name is Ada.\\nWhat is my name?\\n' | hublab chat model.gguf"
+)]
+pub struct ChatArgs {
+    /// GGUF file, or `default` for the built-in model
+    #[arg(default_value = "default", hide_default_value = true)]
+    pub model: ModelName,
+    /// System message, in front of the conversation
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    #[command(flatten)]
+    pub generation: GenerationArgs,
+}
+
+/// Describe a model file
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Describes a model file: metadata, architecture, parameters, size by tensor type, context,\n\
+        tokenizer, chat template. Only the description is read, so this is quick for files of any size,\n\
+        and works for architectures that cannot be run and for files that hold only a vocabulary.",
+    after_long_help = "Examples:\n  \
+        hublab show model.gguf\n  \
+        hublab show model.gguf --tensors\n  \
+        hublab show default --json"
+)]
+pub struct ShowArgs {
+    /// GGUF file, or `default` for the built-in model
+    #[arg(default_value = "default", hide_default_value = true)]
+    pub model: ModelName,
+    /// List every tensor with its type and shape (contiguous dimension first)
+    #[arg(long)]
+    pub tensors: bool,
+    /// Print JSON, with all metadata in full
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Turn text into token ids, or back
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Turns standard input into token ids, or token ids back into bytes.\n\n\
+        The text is taken byte for byte: no BOS or EOS is added and control tokens are not recognised\n\
+        unless asked for. Only the vocabulary is read, so files without weights are fine.",
+    after_long_help = "Examples:\n  \
+        printf 'Hello world' | hublab tokenize model.gguf\n  \
+        printf 'Hello world' | hublab tokenize model.gguf --json        # {\"ids\":[9906,1917]}\n  \
+        hublab tokenize model.gguf --json < a.txt | hublab tokenize model.gguf --decode | cmp - a.txt\n  \
+        echo 9906 1917 | hublab tokenize model.gguf --decode"
+)]
+pub struct TokenizeArgs {
+    /// GGUF file, or `default` for the built-in model
+    #[arg(default_value = "default", hide_default_value = true)]
+    pub model: ModelName,
+    /// Begin with the BOS token
+    #[arg(long, conflicts_with = "decode")]
+    pub bos: bool,
+    /// End with the EOS token
+    #[arg(long, conflicts_with = "decode")]
+    pub eos: bool,
+    /// Read control tokens such as <s> as tokens; with --decode, write them as text
+    #[arg(long)]
+    pub parse_special: bool,
+    /// Read ids (the JSON that --json prints, or plain numbers) and write the bytes they stand for
+    #[arg(long)]
+    pub decode: bool,
+    /// Print {"ids":[…]} instead of plain numbers; with --decode, take nothing but such JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Measure how well a model predicts a text
+#[derive(Debug, Args)]
+#[command(
+    allow_missing_positional = true,
+    long_about = "Measures how well a model predicts a text: the lower the perplexity, the better.\n\n\
+        The text is cut into windows of --ctx tokens, each beginning with BOS where the model wants one;\n\
+        the second half of each window is scored, as llama.cpp does it. An incomplete last window is left out.",
+    after_long_help = "Examples:\n  \
+        hublab perplexity model.gguf wiki.test.raw\n  \
+        hublab perplexity model.gguf wiki.test.raw --ctx 2048 --json\n  \
+        hublab perplexity README.md              # the built-in model\n\n\
+        With --json: {\"perplexity\":…,\"nll_mean\":…,\"tokens_scored\":…,\"bits_per_byte\":…}"
+)]
+pub struct PerplexityArgs {
+    /// GGUF file, or `default` for the built-in model
+    #[arg(default_value = "default", hide_default_value = true)]
+    pub model: ModelName,
+    /// UTF-8 text, `-` for standard input
+    #[arg(required = true)]
+    pub file: PathBuf,
+    /// Tokens in a window
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = window, allow_negative_numbers = true)]
+    pub ctx: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
+/// Measure the speed of a model
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Measures how fast a model reads a prompt (prefill) and writes an answer (decode).\n\n\
+        Each is repeated and the median counts. The tokens are arbitrary: only time is measured.",
+    after_long_help = "Examples:\n  \
+        hublab bench model.gguf\n  \
+        hublab bench model.gguf --pp 2048 --tg 128 --depth 4096 --threads 4 --repeat 3\n  \
+        hublab bench default --json\n\n\
+        With --json: {\"threads\":…,\"prefill\":{\"tokens\":…,\"tokens_per_s\":[…],\"median\":…},\n  \
+        \"decode\":{\"tokens\":…,\"tokens_per_s\":[…],\"median\":…,\"gb_per_s\":…},\n  \
+        \"rss_peak_bytes\":…,\"load_s\":…,\"isa\":\"…\"}"
+)]
+pub struct BenchArgs {
+    /// GGUF file, or `default` for the built-in model
+    #[arg(default_value = "default", hide_default_value = true)]
+    pub model: ModelName,
+    /// Tokens of the prompt
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = at_least_one, allow_negative_numbers = true)]
+    pub pp: usize,
+    /// Tokens to generate
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one, allow_negative_numbers = true)]
+    pub tg: usize,
+    /// Tokens that are in the context before either is measured
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = whole, allow_negative_numbers = true)]
+    pub depth: usize,
+    /// How often each is measured
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = repeat, allow_negative_numbers = true)]
+    pub repeat: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
+/// Print a model's raw predictions for token ids
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Reads token ids from standard input, runs the model over them, and prints the logits of the\n\
+        last position (of every position with --all) as JSON. For checking this engine against others.",
+    after_long_help = "Examples:\n  \
+        echo '{\"ids\":[1,15043]}' | hublab logits model.gguf            # {\"vocab\":32000,\"logits\":[…]}\n  \
+        printf 'Hello' | hublab tokenize model.gguf --bos --json | hublab logits model.gguf --all"
+)]
+pub struct LogitsArgs {
+    /// GGUF file, or `default` for the built-in model
+    #[arg(default_value = "default", hide_default_value = true)]
+    pub model: ModelName,
+    /// Print a list of rows, one for each position
+    #[arg(long)]
+    pub all: bool,
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
+/// Print the completion script of a shell
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  \
+    hublab completions bash > ~/.local/share/bash-completion/completions/hublab\n  \
+    hublab completions zsh > ~/.zfunc/_hublab\n  \
+    hublab completions fish > ~/.config/fish/completions/hublab.fish")]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: Shell,
+}
+
+/// How to generate text: shared by `run` and `chat`.
+#[derive(Debug, Args)]
+pub struct GenerationArgs {
+    /// Longest answer in tokens; without it, until the model ends or the context is full
+    #[arg(short = 'n', long = "max-tokens", value_name = "N", value_parser = at_least_one,
+        allow_negative_numbers = true)]
+    pub max_tokens: Option<usize>,
+    /// Context length in tokens: prompt and answer together [default: the model's, at most 32768]
+    #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true)]
+    pub ctx: Option<usize>,
+    /// Print load time, tokens/s and GB/s on standard error
+    #[arg(long)]
+    pub stats: bool,
+    // The groups with a heading of their own come last, here and in each verb: a heading goes on until the next.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
+/// How to choose the next token.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingArgs {
+    /// Named settings, which the flags below change
+    /// [default: greedy for the built-in model, else default]
+    #[arg(long, value_name = "NAME", value_enum)]
+    pub preset: Option<Preset>,
+    /// Temperature: 0 always takes the likeliest token
+    #[arg(long, value_name = "T", value_parser = temperature, allow_negative_numbers = true)]
+    pub temp: Option<f32>,
+    /// Keep the likeliest tokens that together have this probability (1: all)
+    #[arg(long, value_name = "P", value_parser = top_p, allow_negative_numbers = true)]
+    pub top_p: Option<f32>,
+    /// Keep the N likeliest tokens (0: all)
+    #[arg(long, value_name = "N", value_parser = whole, allow_negative_numbers = true)]
+    pub top_k: Option<usize>,
+    /// Drop tokens less likely than this share of the likeliest (0: none)
+    #[arg(long, value_name = "P", value_parser = min_p, allow_negative_numbers = true)]
+    pub min_p: Option<f32>,
+    /// Divide the logits of tokens that occurred by this (1: off)
+    #[arg(long, value_name = "X", value_parser = repeat_penalty, allow_negative_numbers = true)]
+    pub repeat_penalty: Option<f32>,
+    /// Subtract this from a token's logit for each time it occurred (0: off)
+    #[arg(long, value_name = "X", value_parser = additive_penalty, allow_negative_numbers = true)]
+    pub frequency_penalty: Option<f32>,
+    /// Subtract this from a token's logit if it occurred (0: off)
+    #[arg(long, value_name = "X", value_parser = additive_penalty, allow_negative_numbers = true)]
+    pub presence_penalty: Option<f32>,
+    /// Seed of the random numbers: the same seed gives the same answer
+    #[arg(long, value_name = "N", value_parser = seed, allow_negative_numbers = true)]
+    pub seed: Option<u64>,
+}
+
+/// What to run on.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Machine")]
+pub struct MachineArgs {
+    /// Threads to compute with [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = threads, allow_negative_numbers = true)]
+    pub threads: Option<usize>,
+    /// Instruction set to compute with [default: the fastest of this CPU]
+    #[arg(long, value_name = "NAME", value_parser = isa)]
+    pub isa: Option<Isa>,
+    /// Precision of the context's keys and values, f16 or f32 [default: f32 if all weights are, else f16]
+    #[arg(long, value_name = "TYPE", value_parser = kv)]
+    pub kv: Option<KvType>,
+}
+
+/// Sampling settings by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Preset {
+    /// Always the likeliest token
+    Greedy,
+    /// Temperature 0.2, top-p 0.8, top-k 20
+    Precise,
+    /// Temperature 0.7, top-p 0.9, top-k 40
+    Default,
+    /// Temperature 1, top-p 0.95, top-k 50
+    Creative,
+}
+
+impl SamplingArgs {
+    /// The settings for a model: the preset, changed by the single flags.
+    ///
+    /// The built-in model recites facts, so that it is greedy unless a flag asks for chance.
+    pub fn config(&self, model: &ModelName) -> SamplingConfig {
+        let chance = self.temp.is_some()
+            || self.top_p.is_some()
+            || self.top_k.is_some()
+            || self.min_p.is_some()
+            || self.seed.is_some();
+        let own = if *model == ModelName::Default && !chance { Preset::Greedy } else { Preset::Default };
+        let mut config = match self.preset.unwrap_or(own) {
+            Preset::Greedy => SamplingConfig::greedy(),
+            Preset::Precise => SamplingConfig::precise(),
+            Preset::Default => SamplingConfig::default(),
+            Preset::Creative => SamplingConfig::creative(),
+        };
+        config.temperature = self.temp.unwrap_or(config.temperature);
+        config.top_p = self.top_p.unwrap_or(config.top_p);
+        config.top_k = self.top_k.unwrap_or(config.top_k);
+        config.min_p = self.min_p.unwrap_or(config.min_p);
+        config.repetition_penalty = self.repeat_penalty.unwrap_or(config.repetition_penalty);
+        config.frequency_penalty = self.frequency_penalty.unwrap_or(config.frequency_penalty);
+        config.presence_penalty = self.presence_penalty.unwrap_or(config.presence_penalty);
+        config.seed = self.seed.or(config.seed);
+        config
+    }
+}
+
+/// A finite number that `valid` accepts.
+fn number(text: &str, expected: &str, valid: impl Fn(f32) -> bool) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if value.is_finite() && valid(value) => Ok(value),
+        _ => Err(format!("give {expected}")),
+    }
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    number(text, "a number from 0 to 100", |value| (0.0..=100.0).contains(&value))
+}
+
+fn top_p(text: &str) -> Result<f32, String> {
+    number(text, "a number above 0 and not above 1", |value| value > 0.0 && value <= 1.0)
+}
+
+fn min_p(text: &str) -> Result<f32, String> {
+    number(text, "a number from 0 to 1", |value| (0.0..=1.0).contains(&value))
+}
+
+fn repeat_penalty(text: &str) -> Result<f32, String> {
+    number(text, "a number above 0 and not above 100 (1 is off)", |value| value > 0.0 && value <= 100.0)
+}
+
+fn additive_penalty(text: &str) -> Result<f32, String> {
+    number(text, "a number from -1000000 to 1000000 (0 is off)", |value| value.abs() <= 1e6)
+}
+
+fn whole(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| "give a whole number that is not negative".to_owned())
+}
+
+fn seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("give a whole number from 0 to {}", u64::MAX))
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(value) if value >= 1 => Ok(value),
+        _ => Err("give a whole number of at least 1".to_owned()),
+    }
+}
+
+/// A whole number from 1 to `max`.
+fn up_to(text: &str, max: usize) -> Result<usize, String> {
+    match text.parse() {
+        Ok(value) if (1..=max).contains(&value) => Ok(value),
+        _ => Err(format!("give a whole number from 1 to {max}")),
+    }
+}
+
+/// The most that a thread team takes.
+fn threads(text: &str) -> Result<usize, String> {
+    up_to(text, 1024)
+}
+
+fn repeat(text: &str) -> Result<usize, String> {
+    up_to(text, 1_000_000)
+}
+
+/// A window is scored in its second half, and each token is predicted from one before it.
+fn window(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(value) if value >= 4 => Ok(value),
+        _ => Err("give a whole number of at least 4".to_owned()),
+    }
+}
+
+fn kv(text: &str) -> Result<KvType, String> {
+    KvType::by_name(text).ok_or_else(|| "give f16 or f32".to_owned())
+}
+
+fn isa(text: &str) -> Result<Isa, String> {
+    Isa::by_name(text).ok_or_else(|| {
+        let names: Vec<_> = Isa::available().into_iter().map(Isa::name).collect();
+        format!("this CPU has {}", names.join(", "))
+    })
+}

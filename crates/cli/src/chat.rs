@@ -1,0 +1,251 @@
+//! `hublab chat`: a conversation, line by line.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, BufRead, IsTerminal, Read};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use hublabio_runtime::ai::GenerationConfig;
+use hublabio_runtime::ai::Message;
+use rustyline::error::ReadlineError;
+use rustyline::history::FileHistory;
+use rustyline::{Config, Editor};
+use serde_json::json;
+
+use crate::args::ChatArgs;
+use crate::interrupt::Interrupt;
+use crate::model::OpenModel;
+use crate::{generate, output};
+
+const PROMPT: &str = "> ";
+const HISTORY_LINES_MAX: usize = 1000;
+/// Longest line of a piped conversation.
+const LINE_BYTES_MAX: u64 = 1 << 24;
+
+const COMMANDS: &str = "\
+/reset      forget the conversation, keep the system message
+/save FILE  write the conversation to FILE: JSON if it ends in .json, else text
+/help       list the commands
+/exit       end; so does Ctrl-D
+A line that starts with a space is a message even if a / follows. Ctrl-C stops an answer.";
+
+pub fn chat(args: &ChatArgs) -> Result<ExitCode> {
+    let model = args.generation.open(&args.model)?;
+    model.engine.tokenizer().map_err(|error| args.model.in_file(error))?;
+    let interrupt = Interrupt::listen()?;
+    let mut lines = Lines::open()?;
+    if lines.is_editor() {
+        output::message(&format!(
+            "hublab {}, {}. /help lists the commands, Ctrl-D ends.",
+            env!("CARGO_PKG_VERSION"),
+            args.model
+        ));
+    }
+    let mut conversation = Conversation {
+        model,
+        config: args.generation.generation_config(&args.model),
+        stats: args.generation.stats,
+        messages: args.system.iter().map(|system| Message::new("system", system.as_str())).collect(),
+    };
+    while let Some(line) = lines.next(&interrupt)? {
+        match conversation.take_line(&line, &interrupt) {
+            Ok(Next::Continue) => {}
+            Ok(Next::End) => break,
+            // A person can go on after an error; a script must not.
+            Err(error) if lines.is_editor() && !error.is::<output::StdoutError>() => output::error(&error),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+enum Next {
+    Continue,
+    End,
+}
+
+struct Conversation {
+    model: OpenModel,
+    config: GenerationConfig,
+    stats: bool,
+    messages: Vec<Message>,
+}
+
+impl Conversation {
+    fn take_line(&mut self, line: &str, interrupt: &Interrupt) -> Result<Next> {
+        let Some(command) = line.strip_prefix('/') else {
+            if !line.trim().is_empty() {
+                self.answer(line.trim(), interrupt)?;
+            }
+            return Ok(Next::Continue);
+        };
+        let (word, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
+        match (word, rest.trim()) {
+            ("exit" | "quit", "") => return Ok(Next::End),
+            ("help", "") => output::message(COMMANDS),
+            ("reset", "") => {
+                self.messages.retain(|message| message.role == "system");
+                output::message("The conversation is forgotten.");
+            }
+            ("save", "") => bail!("/save needs a file name: /save FILE"),
+            ("save", path) => self.save(Path::new(path))?,
+            ("exit" | "quit" | "help" | "reset", rest) => bail!("/{word} takes nothing after it, but got {rest:?}"),
+            _ => bail!("there is no command /{word}: /help lists them; a space in front makes the line a message"),
+        }
+        Ok(Next::Continue)
+    }
+
+    fn answer(&mut self, text: &str, interrupt: &Interrupt) -> Result<()> {
+        self.messages.push(Message::new("user", text));
+        let answered = self.model.engine.chat_prompt(&self.messages).map_err(anyhow::Error::from).and_then(|prompt| {
+            self.model.say_notices();
+            generate::answer(&mut self.model, &prompt, &self.config, interrupt)
+        });
+        match answered {
+            Ok(generation) => {
+                if self.stats {
+                    generate::print_stats(&self.model, &generation.stats);
+                }
+                // What Ctrl-C left of an answer was seen, so it is part of the conversation.
+                self.messages.push(Message::new("assistant", generation.text));
+                Ok(())
+            }
+            Err(error) => {
+                // The model has not seen the message.
+                self.messages.pop();
+                Err(error)
+            }
+        }
+    }
+
+    fn save(&self, path: &Path) -> Result<()> {
+        if self.messages.is_empty() {
+            bail!("there is nothing to save yet");
+        }
+        let json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
+        let text = if json { as_json(&self.messages) } else { as_text(&self.messages) };
+        fs::write(path, text).with_context(|| format!("cannot save the conversation to {}", path.display()))?;
+        output::message(&format!("{} messages are saved in {}.", self.messages.len(), path.display()));
+        Ok(())
+    }
+}
+
+fn as_json(messages: &[Message]) -> String {
+    let messages: Vec<_> =
+        messages.iter().map(|message| json!({ "role": message.role, "content": message.content })).collect();
+    format!("{:#}\n", json!({ "messages": messages }))
+}
+
+fn as_text(messages: &[Message]) -> String {
+    let mut text = String::new();
+    for (index, message) in messages.iter().enumerate() {
+        let gap = if index > 0 { "\n" } else { "" };
+        writeln!(text, "{gap}{}: {}", message.role, message.content.trim()).expect("a String takes any text");
+    }
+    text
+}
+
+/// Where the lines come from: an editor on a terminal, else standard input as it is.
+enum Lines {
+    Editor { editor: Box<Editor<(), FileHistory>>, history: Option<PathBuf> },
+    Plain,
+}
+
+impl Lines {
+    fn open() -> Result<Self> {
+        if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
+            return Ok(Self::Plain);
+        }
+        let config = Config::builder()
+            .max_history_size(HISTORY_LINES_MAX)?
+            .history_ignore_dups(true)?
+            .auto_add_history(true)
+            .build();
+        let history = FileHistory::with_config(&config);
+        let mut editor = Editor::with_history(config, history).context("cannot edit lines on this terminal")?;
+        let history = history_path().filter(|path| match open_history(&mut editor, path) {
+            Ok(()) => true,
+            Err(error) => {
+                output::note(&format!("the history of this chat is not kept in {}: {error}", path.display()));
+                false
+            }
+        });
+        Ok(Self::Editor { editor: Box::new(editor), history })
+    }
+
+    fn is_editor(&self) -> bool {
+        matches!(self, Self::Editor { .. })
+    }
+
+    /// The next line without its end, `None` after the last.
+    fn next(&mut self, interrupt: &Interrupt) -> Result<Option<String>> {
+        let Self::Editor { editor, history } = self else { return interrupt.while_idle(plain_line) };
+        loop {
+            // Before, not after the line: a Ctrl-C right after it means the answer.
+            interrupt.clear();
+            match editor.readline(PROMPT) {
+                Ok(line) => {
+                    if let Some(path) = history {
+                        // Appended at once: a conversation that ends badly is remembered too.
+                        let _ = editor.append_history(path);
+                    }
+                    return Ok(Some(line));
+                }
+                Err(ReadlineError::Interrupted) => output::message("Ctrl-D or /exit ends the chat."),
+                Err(ReadlineError::Eof) => return Ok(None),
+                Err(error) => return Err(error).context("cannot read a line from the terminal"),
+            }
+        }
+    }
+}
+
+fn plain_line() -> Result<Option<String>> {
+    let mut line = Vec::new();
+    let read = io::stdin().lock().take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut line);
+    if read.context("cannot read standard input")? == 0 {
+        return Ok(None);
+    }
+    if line.len() as u64 > LINE_BYTES_MAX {
+        bail!("a line on standard input is longer than {LINE_BYTES_MAX} bytes: split it");
+    }
+    let line = String::from_utf8(line).map_err(|error| {
+        let offset = error.utf8_error().valid_up_to();
+        anyhow::anyhow!(
+            "a line on standard input is not UTF-8: its byte {offset} starts no valid character, convert it"
+        )
+    })?;
+    Ok(Some(line.trim_end_matches(['\n', '\r']).to_owned()))
+}
+
+fn open_history(editor: &mut Editor<(), FileHistory>, path: &Path) -> rustyline::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    match editor.load_history(path) {
+        Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// State files go where the XDG base directory specification wants them.
+fn history_path() -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
+    Some(state.join("hublab/chat_history"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conversation_is_saved_in_two_forms() {
+        let messages = [Message::new("user", "a \"b\""), Message::new("assistant", "c\nd\n")];
+        assert_eq!(as_text(&messages), "user: a \"b\"\n\nassistant: c\nd\n");
+        let parsed: serde_json::Value = serde_json::from_str(&as_json(&messages)).unwrap();
+        assert_eq!(parsed["messages"][0], json!({ "role": "user", "content": "a \"b\"" }));
+        assert_eq!(parsed["messages"][1]["content"], "c\nd\n");
+    }
+}

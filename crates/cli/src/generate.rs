@@ -1,0 +1,68 @@
+//! One answer: generated, streamed, measured. Shared by `run` and `chat`.
+
+use std::ops::ControlFlow;
+
+use anyhow::Result;
+use hublabio_runtime::ai::tokenizer::TokenId;
+use hublabio_runtime::ai::{Finish, Generation, GenerationConfig, Stats};
+
+use crate::args::GenerationArgs;
+use crate::interrupt::Interrupt;
+use crate::model::{ModelName, OpenModel};
+use crate::output::{self, AnswerWriter};
+
+impl GenerationArgs {
+    pub fn open(&self, name: &ModelName) -> Result<OpenModel> {
+        name.open(&self.machine.model_config(self.ctx), "--ctx")
+    }
+
+    pub fn generation_config(&self, model: &ModelName) -> GenerationConfig {
+        GenerationConfig { sampling: self.sampling.config(model), max_tokens: self.max_tokens }
+    }
+}
+
+/// Streams the model's answer to standard output, up to and including the end of its last line.
+pub fn answer(
+    model: &mut OpenModel,
+    prompt: &[TokenId],
+    config: &GenerationConfig,
+    interrupt: &Interrupt,
+) -> Result<Generation> {
+    let mut out = AnswerWriter::new();
+    let mut written = Ok(());
+    let generation = model.engine.generate(prompt, config, &mut |text| {
+        written = out.piece(text);
+        if written.is_err() || interrupt.requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    // Whatever happened, the cursor does not stay in the middle of a line.
+    let ended = out.end_line();
+    written?;
+    let generation = generation?;
+    ended?;
+    model.say_notices();
+    if generation.finish == Finish::Context {
+        let (context, trained) = (model.engine.context(), model.engine.model().hyperparameters().context_length);
+        let advice = if context < trained { "raise --ctx" } else { "the model was trained for no more" };
+        output::note(&format!("the answer was cut, because the context of {context} tokens is full: {advice}"));
+    }
+    Ok(generation)
+}
+
+/// The lines of `--stats`.
+pub fn print_stats(model: &OpenModel, stats: &Stats) {
+    output::message(&format!("load    {:>8.3} s", model.engine.load_s()));
+    output::message(&format!(
+        "prompt  {:>8.3} s  {:>6} tokens  {:>8.1} tokens/s  {} from cache",
+        stats.prompt_s,
+        stats.prompt_tokens,
+        stats.prompt_tokens_per_s(),
+        stats.cached_tokens,
+    ));
+    output::message(&format!(
+        "decode  {:>8.3} s  {:>6} tokens  {:>8.1} tokens/s  {:.2} GB/s of weights",
+        stats.decode_s,
+        stats.generated_tokens,
+        stats.decode_tokens_per_s(),
+        stats.gb_per_s(),
+    ));
+}

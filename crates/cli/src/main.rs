@@ -1,0 +1,83 @@
+//! `hublab`: the command line of HubLab IO.
+//!
+//! This room turns words on a command line into calls of the runtime, and results into text or JSON. It refuses to know
+//! models, tensors and templates: what it says about them comes from the rooms below.
+//!
+//! Where to go next: `args.rs` is the flag table; each verb has a file of its name; `output.rs` and `input.rs` are the
+//! only places that touch the standard streams; `interrupt.rs` is Ctrl-C.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C. A reader that closes the pipe has seen enough:
+//! that ends the program quietly, with 0.
+#![forbid(unsafe_code)]
+
+mod args;
+mod bench;
+mod chat;
+mod generate;
+mod input;
+mod interrupt;
+mod logits;
+mod model;
+mod output;
+mod perplexity;
+#[cfg(test)]
+mod reference;
+mod run;
+mod show;
+mod tokenize;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::args::{Cli, Verb};
+
+/// What Ctrl-C gives, as shells expect it: 128 and the signal's number.
+const EXIT_INTERRUPTED: u8 = 130;
+const EXIT_FAILED: u8 = 1;
+const EXIT_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let result = match Cli::try_parse() {
+        Ok(cli) => dispatch(&cli.verb),
+        Err(message) => output::clap_message(&message),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&error);
+            ExitCode::from(if error.is::<Usage>() { EXIT_USAGE } else { EXIT_FAILED })
+        }
+    }
+}
+
+fn dispatch(verb: &Verb) -> anyhow::Result<ExitCode> {
+    match verb {
+        Verb::Run(args) => run::run(args),
+        Verb::Chat(args) => chat::chat(args),
+        Verb::Show(args) => show::show(args),
+        Verb::Tokenize(args) => tokenize::tokenize(args),
+        Verb::Perplexity(args) => perplexity::perplexity(args),
+        Verb::Bench(args) => bench::bench(args),
+        Verb::Logits(args) => logits::logits(args),
+        Verb::Completions(args) => {
+            let mut script = Vec::new();
+            clap_complete::generate(args.shell, &mut Cli::command(), "hublab", &mut script);
+            output::bytes(&script)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// A command line that the flag table alone cannot refuse.
+#[derive(Debug)]
+struct Usage(String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}

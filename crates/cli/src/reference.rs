@@ -1,0 +1,57 @@
+//! `docs/CLI.md` is the help of every verb, as the flag table has it. `HUBLAB_BLESS=1 cargo test -p hublabio-cli`
+//! writes it anew.
+
+use std::fmt::Write as _;
+
+use clap::CommandFactory;
+
+use crate::args::Cli;
+
+const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/CLI.md");
+
+fn reference() -> String {
+    let mut text = "# Command line\n\n\
+        Generated from the program's own help; `HUBLAB_BLESS=1 cargo test -p hublabio-cli` writes it anew.\n"
+        .to_owned();
+    let mut root = Cli::command();
+    root.build();
+    write_help(&mut text, &mut root);
+    for verb in root.get_subcommands_mut().filter(|verb| verb.get_name() != "help") {
+        write_help(&mut text, verb);
+    }
+    text
+}
+
+fn write_help(text: &mut String, command: &mut clap::Command) {
+    let title = command.get_bin_name().unwrap_or(command.get_name()).to_owned();
+    let help = command.render_long_help().to_string();
+    let lines: Vec<_> = help.trim_end().lines().map(str::trim_end).collect();
+    write!(text, "\n## {title}\n\n```text\n{}\n```\n", lines.join("\n")).expect("a String takes any text");
+}
+
+#[test]
+fn the_committed_reference_is_the_programs_help() {
+    let generated = reference();
+    if std::env::var_os("HUBLAB_BLESS").is_some_and(|value| value == "1") {
+        std::fs::write(PATH, &generated).expect("docs/CLI.md can be written");
+    }
+    let committed = std::fs::read_to_string(PATH).unwrap_or_default();
+    assert!(committed == generated, "docs/CLI.md is out of date: run HUBLAB_BLESS=1 cargo test -p hublabio-cli");
+}
+
+#[test]
+fn every_verb_has_examples_and_every_flag_a_description() {
+    let mut root = Cli::command();
+    root.clone().debug_assert();
+    for verb in root.get_subcommands_mut() {
+        let name = verb.get_name().to_owned();
+        let help = verb.render_long_help().to_string();
+        assert!(help.contains("Examples:") && help.contains(&format!("hublab {name}")), "{name}: no example");
+        for argument in verb.get_arguments() {
+            assert!(argument.get_help().is_some(), "{name}: {} has no description", argument.get_id());
+        }
+        for line in help.lines() {
+            assert!(line.chars().count() <= 110, "{name}: a line of the help is too long: {line}");
+        }
+    }
+}

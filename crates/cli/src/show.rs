@@ -1,0 +1,292 @@
+//! `hublab show`: what a model file says about itself. Reads the description only, and needs to understand none of it:
+//! unknown architectures and files without weights are described all the same.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use hublabio_gguf::{Array, GgmlType, GgufFile, Metadata, TensorInfo, Value};
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+
+use crate::args::ShowArgs;
+use crate::output;
+
+/// Longest text that the table of metadata shows of a value.
+const VALUE_CHARS_MAX: usize = 80;
+
+pub fn show(args: &ShowArgs) -> Result<ExitCode> {
+    let file = args.model.open_file()?;
+    let summary = Summary::of(&file);
+    if args.json {
+        output::json(&Report {
+            summary: &summary,
+            metadata: MetadataJson(file.metadata()),
+            tensors: args.tensors.then(|| file.tensors().iter().map(TensorJson::from).collect()),
+        })?;
+    } else {
+        output::bytes(as_text(args, &file, &summary).as_bytes())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the file holds, in a few fields. `None`: the file does not say, or not in a form that can be understood.
+#[derive(Serialize)]
+struct Summary {
+    path: Option<String>,
+    gguf_version: u32,
+    parts: usize,
+    bytes: u64,
+    name: Option<String>,
+    architecture: Option<String>,
+    parameters: u64,
+    tensor_count: usize,
+    by_type: Vec<TypeShare>,
+    context_length: Option<u64>,
+    layers: Option<u64>,
+    embedding_length: Option<u64>,
+    feed_forward_length: Option<u64>,
+    heads: Option<u64>,
+    kv_heads: Option<u64>,
+    experts: Option<u64>,
+    tokenizer: Option<Tokenizer>,
+    chat_template: bool,
+}
+
+/// The tensors of one type.
+#[derive(Serialize)]
+struct TypeShare {
+    r#type: &'static str,
+    tensors: usize,
+    parameters: u64,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Tokenizer {
+    model: Option<String>,
+    pre: Option<String>,
+    tokens: usize,
+}
+
+impl Summary {
+    fn of(file: &GgufFile) -> Self {
+        let metadata = file.metadata();
+        let text = |key: &str| metadata.get(key).and_then(Value::as_str).map(str::to_owned);
+        let architecture = text("general.architecture");
+        let number = |key: &str| {
+            let key = format!("{}.{key}", architecture.as_deref()?);
+            metadata.get(&key).and_then(Value::as_u64)
+        };
+        let tokens = metadata.get("tokenizer.ggml.tokens").and_then(Value::as_array).map(Array::len);
+        let tokenizer = (tokens.is_some() || metadata.contains("tokenizer.ggml.model")).then(|| Tokenizer {
+            model: text("tokenizer.ggml.model"),
+            pre: text("tokenizer.ggml.pre"),
+            tokens: tokens.unwrap_or(0),
+        });
+        Self {
+            path: file.path().map(|path| path.display().to_string()),
+            gguf_version: file.version(),
+            parts: file.parts().len(),
+            bytes: file.total_bytes(),
+            name: text("general.name"),
+            parameters: file.tensors().iter().map(TensorInfo::n_elements).sum(),
+            tensor_count: file.tensors().len(),
+            by_type: by_type(file.tensors()),
+            context_length: number("context_length"),
+            layers: number("block_count"),
+            embedding_length: number("embedding_length"),
+            feed_forward_length: number("feed_forward_length"),
+            heads: number("attention.head_count"),
+            kv_heads: number("attention.head_count_kv"),
+            experts: number("expert_count"),
+            tokenizer,
+            chat_template: metadata.contains("tokenizer.chat_template"),
+            architecture,
+        }
+    }
+}
+
+/// Largest first.
+fn by_type(tensors: &[TensorInfo]) -> Vec<TypeShare> {
+    let mut shares: BTreeMap<GgmlType, TypeShare> = BTreeMap::new();
+    for tensor in tensors {
+        let empty = TypeShare { r#type: tensor.ty.name(), tensors: 0, parameters: 0, bytes: 0 };
+        let share = shares.entry(tensor.ty).or_insert(empty);
+        share.tensors += 1;
+        share.parameters += tensor.n_elements();
+        share.bytes += tensor.n_bytes();
+    }
+    let mut shares: Vec<_> = shares.into_values().collect();
+    shares.sort_by_key(|share| std::cmp::Reverse(share.bytes));
+    shares
+}
+
+fn as_text(args: &ShowArgs, file: &GgufFile, summary: &Summary) -> String {
+    let mut text = String::new();
+    write_summary(&mut text, args, summary);
+    if !summary.by_type.is_empty() {
+        let rows = summary.by_type.iter().map(|share| {
+            [
+                share.r#type.to_owned(),
+                share.tensors.to_string(),
+                output::count(share.parameters),
+                output::byte_size(share.bytes),
+            ]
+        });
+        write_table(&mut text, ["TYPE", "TENSORS", "PARAMETERS", "SIZE"], rows.collect());
+    }
+    if args.tensors {
+        let rows = file.tensors().iter().map(|tensor| {
+            let dims: Vec<_> = tensor.dims.iter().map(u64::to_string).collect();
+            let name = output::one_line(&tensor.name, VALUE_CHARS_MAX);
+            [name, dims.join(" x "), tensor.ty.name().to_owned(), output::byte_size(tensor.n_bytes())]
+        });
+        write_table(&mut text, ["TENSOR", "SHAPE", "TYPE", "SIZE"], rows.collect());
+    }
+    let rows = file.metadata().iter().map(|(key, value)| {
+        let kind = match value {
+            Value::Array(array) => format!("{}[{}]", array.kind(), array.len()),
+            value => value.kind().to_string(),
+        };
+        [output::one_line(key, VALUE_CHARS_MAX), kind, output::one_line(&value.to_string(), VALUE_CHARS_MAX)]
+    });
+    write_table(&mut text, ["METADATA", "TYPE", "VALUE"], rows.collect());
+    text
+}
+
+fn write_summary(text: &mut String, args: &ShowArgs, summary: &Summary) {
+    let mut line = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            writeln!(text, "{name:<13}  {}", output::one_line(&value, 200)).expect("a String takes any text");
+        }
+    };
+    let parts = if summary.parts > 1 { format!(", {} parts", summary.parts) } else { String::new() };
+    line("model", summary.name.clone());
+    line(
+        "file",
+        Some(format!("{}, {}, GGUF {}{parts}", args.model, output::byte_size(summary.bytes), summary.gguf_version)),
+    );
+    line("architecture", Some(summary.architecture.clone().unwrap_or_else(|| "not said".to_owned())));
+    line("parameters", Some(format!("{} in {} tensors", output::count(summary.parameters), summary.tensor_count)));
+    line("context", summary.context_length.map(|n| format!("{n} tokens")));
+    let shape: Vec<_> = [
+        (summary.layers, "layers"),
+        (summary.embedding_length, "wide"),
+        (summary.feed_forward_length, "in the feed-forward"),
+        (summary.heads, "heads"),
+        (summary.kv_heads, "key-value heads"),
+        (summary.experts, "experts"),
+    ]
+    .into_iter()
+    .filter_map(|(n, what)| Some(format!("{} {what}", n?)))
+    .collect();
+    line("shape", (!shape.is_empty()).then(|| shape.join(", ")));
+    let tokenizer = summary.tokenizer.as_ref().map_or_else(
+        || "none".to_owned(),
+        |tokenizer| {
+            let model = tokenizer.model.as_deref().unwrap_or("of an unnamed kind");
+            let pre = tokenizer.pre.as_ref().map(|pre| format!(" ({pre})")).unwrap_or_default();
+            format!("{model}{pre}, {} tokens", tokenizer.tokens)
+        },
+    );
+    line("tokenizer", Some(tokenizer));
+    line("chat template", Some(if summary.chat_template { "yes" } else { "none" }.to_owned()));
+}
+
+/// A table under a blank line; the last column is not padded.
+fn write_table<const N: usize>(text: &mut String, head: [&str; N], rows: Vec<[String; N]>) {
+    let mut widths = head.map(str::len);
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    text.push('\n');
+    for row in std::iter::once(head.map(str::to_owned)).chain(rows) {
+        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+}
+
+/// The JSON of `--json`: the summary's fields, then all metadata and, with `--tensors`, every tensor.
+#[derive(Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    summary: &'a Summary,
+    metadata: MetadataJson<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tensors: Option<Vec<TensorJson<'a>>>,
+}
+
+#[derive(Serialize)]
+struct TensorJson<'a> {
+    name: &'a str,
+    dims: &'a [u64],
+    r#type: &'static str,
+    bytes: u64,
+}
+
+impl<'a> From<&'a TensorInfo> for TensorJson<'a> {
+    fn from(tensor: &'a TensorInfo) -> Self {
+        Self { name: &tensor.name, dims: &tensor.dims, r#type: tensor.ty.name(), bytes: tensor.n_bytes() }
+    }
+}
+
+struct MetadataJson<'a>(&'a Metadata);
+
+impl Serialize for MetadataJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (key, value) in self.0.iter() {
+            map.serialize_entry(key, &ValueJson(value))?;
+        }
+        map.end()
+    }
+}
+
+struct ValueJson<'a>(&'a Value);
+
+impl Serialize for ValueJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Value::U8(v) => v.serialize(serializer),
+            Value::I8(v) => v.serialize(serializer),
+            Value::U16(v) => v.serialize(serializer),
+            Value::I16(v) => v.serialize(serializer),
+            Value::U32(v) => v.serialize(serializer),
+            Value::I32(v) => v.serialize(serializer),
+            Value::F32(v) => v.serialize(serializer),
+            Value::Bool(v) => v.serialize(serializer),
+            Value::String(v) => v.serialize(serializer),
+            Value::Array(v) => ArrayJson(v).serialize(serializer),
+            Value::U64(v) => v.serialize(serializer),
+            Value::I64(v) => v.serialize(serializer),
+            Value::F64(v) => v.serialize(serializer),
+        }
+    }
+}
+
+struct ArrayJson<'a>(&'a Array);
+
+impl Serialize for ArrayJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Array::U8(items) => items.serialize(serializer),
+            Array::I8(items) => items.serialize(serializer),
+            Array::U16(items) => items.serialize(serializer),
+            Array::I16(items) => items.serialize(serializer),
+            Array::U32(items) => items.serialize(serializer),
+            Array::I32(items) => items.serialize(serializer),
+            Array::F32(items) => items.serialize(serializer),
+            Array::Bool(items) => items.serialize(serializer),
+            Array::String(items) => items.serialize(serializer),
+            Array::Array(items) => serializer.collect_seq(items.iter().map(ArrayJson)),
+            Array::U64(items) => items.serialize(serializer),
+            Array::I64(items) => items.serialize(serializer),
+            Array::F64(items) => items.serialize(serializer),
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The program as its users have it: spawned, fed, listened to.
+//!
+//! `program.rs` runs it, `tiny.rs` makes small model files, whole or broken in one place; the other files are the tests.
+
+mod bad_input;
+mod program;
+#[cfg(unix)]
+mod signals;
+#[cfg(target_os = "linux")]
+mod terminal;
+mod tiny;
+mod verbs;

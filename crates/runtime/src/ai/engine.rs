@@ -1,0 +1,461 @@
+//! A model with its tokenizer: prompts in, text out.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use hublabio_chat::{ChatTemplate, Message};
+use hublabio_engine::sampling::{Sampler, SamplingConfig};
+use hublabio_engine::{Input, Isa, KvCache, KvType, Model, Row, Runner, SequenceId, Shard};
+use hublabio_gguf::GgufFile;
+use hublabio_tokenizer::{EncodeOptions, TokenId, Tokenizer};
+
+use super::vocabulary::take_tokenizer;
+use crate::error::{Error, Result};
+
+/// Rows of a prompt that one forward pass takes.
+pub(super) const PREFILL_ROWS: usize = 256;
+/// Rows of one pass where every row's logits are wanted: they are as wide as the vocabulary.
+pub(super) const LOGIT_ROWS: usize = 64;
+/// Context where nothing is asked for and the model would take more. Memory follows use, not this limit.
+const DEFAULT_CONTEXT_MAX: usize = 32 * 1024;
+
+/// How a model is opened.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ModelConfig {
+    /// Positions, prompt and answer together; by default what the model was trained for, at most 32,768.
+    pub context: Option<usize>,
+    /// Threads; by default one per core.
+    pub threads: Option<usize>,
+    /// Instruction set; by default the fastest that the CPU has. Results do not depend on it.
+    pub isa: Option<Isa>,
+    /// Precision of keys and values; by default single for a file of single-precision weights, else half.
+    pub kv: Option<KvType>,
+}
+
+/// How an answer is generated.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GenerationConfig {
+    /// How each token is chosen.
+    pub sampling: SamplingConfig,
+    /// At most so many new tokens; by default as many as the context holds.
+    pub max_tokens: Option<usize>,
+}
+
+impl GenerationConfig {
+    /// Always the most likely token.
+    #[must_use]
+    pub fn greedy() -> Self {
+        Self { sampling: SamplingConfig::greedy(), max_tokens: None }
+    }
+    /// For facts and code.
+    #[must_use]
+    pub fn precise() -> Self {
+        Self { sampling: SamplingConfig::precise(), max_tokens: None }
+    }
+    /// For stories.
+    #[must_use]
+    pub fn creative() -> Self {
+        Self { sampling: SamplingConfig::creative(), max_tokens: None }
+    }
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Finish {
+    /// The model said so.
+    EndOfText,
+    /// `max_tokens` was reached.
+    Length,
+    /// The context is full.
+    Context,
+    /// The caller broke off.
+    Cancelled,
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    /// All of its text, as it was streamed.
+    pub text: String,
+    /// Its tokens, the one that ended it included.
+    pub tokens: Vec<TokenId>,
+    /// Why it ended.
+    pub finish: Finish,
+    /// What it cost.
+    pub stats: Stats,
+}
+
+/// What an answer cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Stats {
+    /// Tokens in the prompt.
+    pub prompt_tokens: usize,
+    /// Those whose keys and values were still there from the call before.
+    pub cached_tokens: usize,
+    /// Seconds until the first token was known.
+    pub prompt_s: f64,
+    /// Tokens generated.
+    pub generated_tokens: usize,
+    /// Seconds for all tokens after the first.
+    pub decode_s: f64,
+    /// Bytes of weights and of keys and values that one token of this answer streamed from memory, on average.
+    pub bytes_per_token: u64,
+}
+
+impl Stats {
+    /// Prompt tokens computed per second.
+    #[must_use]
+    pub fn prompt_tokens_per_s(&self) -> f64 {
+        (self.prompt_tokens - self.cached_tokens) as f64 / self.prompt_s.max(1e-9)
+    }
+    /// Tokens generated per second, the first one (which the prompt pays for) left out.
+    #[must_use]
+    pub fn decode_tokens_per_s(&self) -> f64 {
+        self.generated_tokens.saturating_sub(1) as f64 / self.decode_s.max(1e-9)
+    }
+    /// Memory traffic of decoding, in 10⁹ bytes per second.
+    #[must_use]
+    pub fn gb_per_s(&self) -> f64 {
+        self.decode_tokens_per_s() * self.bytes_per_token as f64 / 1e9
+    }
+}
+
+/// A model, its tokenizer and one conversation's keys and values.
+pub struct InferenceEngine {
+    pub(super) runner: Runner,
+    pub(super) cache: KvCache,
+    model: Arc<Model>,
+    tokenizer: Option<Tokenizer>,
+    template: Option<ChatTemplate>,
+    notices: Vec<String>,
+    context: usize,
+    /// The sequence of the conversation, and its tokens.
+    sequence: SequenceId,
+    tokens: Vec<TokenId>,
+    pub(super) load_s: f64,
+}
+
+impl InferenceEngine {
+    /// Opens a GGUF file (of a split model, any part).
+    ///
+    /// # Errors
+    /// When the file, the model in it or its tokenizer is broken or not supported; a file without a tokenizer opens.
+    pub fn open(path: &Path, config: &ModelConfig) -> Result<Self> {
+        let start = Instant::now();
+        Self::new(GgufFile::open(path)?, config, start)
+    }
+
+    /// Opens the model that comes with the binary.
+    ///
+    /// # Errors
+    /// When `config` asks for what the model cannot do.
+    pub fn open_default(config: &ModelConfig) -> Result<Self> {
+        let start = Instant::now();
+        Self::new(GgufFile::from_static(super::DEFAULT_MODEL)?, config, start)
+    }
+
+    fn new(mut file: GgufFile, config: &ModelConfig, start: Instant) -> Result<Self> {
+        let tokenizer = match take_tokenizer(&mut file) {
+            Ok(tokenizer) => Some(tokenizer),
+            Err(Error::NoTokenizer) => None,
+            Err(error) => return Err(error),
+        };
+        let file = Arc::new(file);
+        let model = Arc::new(Model::open(Arc::clone(&file), &Shard::whole())?);
+        let trained = model.hyperparameters().context_length;
+        let context = config.context.unwrap_or(trained.min(DEFAULT_CONTEXT_MAX));
+        if context > trained {
+            return Err(Error::ContextTooLong { asked: context, trained });
+        }
+        let mut notices: Vec<String> = tokenizer.iter().flat_map(|t| t.warnings().to_vec()).collect();
+        let template = match &tokenizer {
+            Some(tokenizer) => Some(template(&file, tokenizer, &mut notices)?),
+            None => None,
+        };
+        let threads =
+            config.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
+        let runner = Runner::new(Arc::clone(&model), threads, config.isa.unwrap_or_else(Isa::best));
+        let mut cache = model.new_cache(context, config.kv.unwrap_or_else(|| model.default_kv()));
+        let sequence = cache.create();
+        Ok(Self {
+            runner,
+            cache,
+            model,
+            tokenizer,
+            template,
+            notices,
+            context,
+            sequence,
+            tokens: Vec::new(),
+            load_s: start.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// The open file. The tokenizer took the tokens and merges out of its metadata.
+    #[must_use]
+    pub fn file(&self) -> &GgufFile {
+        self.model.file()
+    }
+
+    /// The model.
+    #[must_use]
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Positions in the context.
+    #[must_use]
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Seconds that opening took.
+    #[must_use]
+    pub fn load_s(&self) -> f64 {
+        self.load_s
+    }
+
+    /// Threads that compute.
+    #[must_use]
+    pub fn n_threads(&self) -> usize {
+        self.runner.n_threads()
+    }
+
+    /// What the user should know about how this file is read: a fallback that was taken, a setting without meaning.
+    #[must_use]
+    pub fn notices(&self) -> &[String] {
+        &self.notices
+    }
+
+    /// Bytes of weights that one generated token streams from memory.
+    #[must_use]
+    pub fn weight_bytes(&self) -> u64 {
+        self.model.bytes_per_token()
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// When the file holds none.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or(Error::NoTokenizer)
+    }
+
+    /// The chat template: the file's own, or the built-in one that [`notices`](Self::notices) names.
+    ///
+    /// # Errors
+    /// When the file holds no tokenizer.
+    pub fn chat_template(&self) -> Result<&ChatTemplate> {
+        self.template.as_ref().ok_or(Error::NoTokenizer)
+    }
+
+    /// A conversation as the prompt for its next turn. A message that spells a control token stays text.
+    ///
+    /// # Errors
+    /// When the template refuses the conversation, or the file holds no tokenizer.
+    pub fn chat_prompt(&self, messages: &[Message]) -> Result<Vec<TokenId>> {
+        let tokenizer = self.tokenizer()?;
+        // Shielded text can never match a control token, and is otherwise encoded as it stands.
+        let shielded: Vec<Message> =
+            messages.iter().map(|m| Message::new(m.role.as_str(), tokenizer.shield(&m.content))).collect();
+        let rendered = self.chat_template()?.render(&shielded, true)?;
+        let options = EncodeOptions { add_eos: Some(false), ..EncodeOptions::template() };
+        Ok(tokenizer.encode(&rendered, options)?)
+    }
+
+    /// A text as it stands as a prompt; BOS first where the model wants it.
+    ///
+    /// # Errors
+    /// When the file holds no tokenizer, or the text cannot be expressed.
+    pub fn raw_prompt(&self, text: &str) -> Result<Vec<TokenId>> {
+        let options = EncodeOptions { add_eos: Some(false), ..EncodeOptions::default() };
+        Ok(self.tokenizer()?.encode(text, options)?)
+    }
+
+    /// Generates a continuation of `prompt`, handing over text as it becomes known, in whole characters.
+    /// Keys and values of the beginning that `prompt` shares with the call before are kept, which changes no bit of the result.
+    ///
+    /// `on_text` is also called with an empty text between the steps of a long prompt; `Break` ends the answer there.
+    ///
+    /// # Errors
+    /// When the prompt is empty or too long, a setting is out of range, or the model computes numbers that are not finite.
+    pub fn generate(
+        &mut self,
+        prompt: &[TokenId],
+        config: &GenerationConfig,
+        on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Generation> {
+        let mut sampler = Sampler::new(config.sampling.clone())?;
+        self.check_length(prompt)?;
+        self.tokenizer()?;
+        for &token in prompt {
+            sampler.accept(token.0);
+        }
+        let start = Instant::now();
+        let shared = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        // The last token is always computed: its logits are needed.
+        let cached = shared.min(prompt.len() - 1);
+        self.keep(cached)?;
+
+        let mut out = Generation {
+            text: String::new(),
+            tokens: Vec::new(),
+            finish: Finish::Length,
+            stats: Stats { prompt_tokens: prompt.len(), cached_tokens: cached, ..Stats::default() },
+        };
+        let mut logits = Vec::new();
+        for (i, rows) in prompt[cached..].chunks(PREFILL_ROWS).enumerate() {
+            if i > 0 && on_text("").is_break() {
+                out.finish = Finish::Cancelled;
+                return Ok(out);
+            }
+            logits = self.append(rows)?;
+        }
+        let mut prompt_done = None;
+        let max_tokens = config.max_tokens.unwrap_or(usize::MAX);
+        let tokenizer = self.tokenizer.take().ok_or(Error::NoTokenizer)?;
+        let ended = self.decode(&tokenizer, &mut sampler, max_tokens, logits, &mut out, &mut |text| {
+            prompt_done.get_or_insert_with(Instant::now);
+            on_text(text)
+        });
+        self.tokenizer = Some(tokenizer);
+        ended?;
+        let prompt_done = prompt_done.unwrap_or_else(Instant::now);
+        out.stats.generated_tokens = out.tokens.len();
+        out.stats.prompt_s = (prompt_done - start).as_secs_f64();
+        out.stats.decode_s = prompt_done.elapsed().as_secs_f64();
+        let mean_length = prompt.len() + out.tokens.len() / 2;
+        out.stats.bytes_per_token = self.weight_bytes() + (self.cache.bytes_per_position() * mean_length) as u64;
+        Ok(out)
+    }
+
+    /// The loop over single tokens. `on_text` is called for every token, with what text it completes.
+    fn decode(
+        &mut self,
+        tokenizer: &Tokenizer,
+        sampler: &mut Sampler,
+        max_tokens: usize,
+        mut logits: Vec<f32>,
+        out: &mut Generation,
+        on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut decoder = tokenizer.stream();
+        // A model may have more rows than its vocabulary has tokens, to fill up a block.
+        let possible = tokenizer.n_tokens().min(logits.len());
+        let mut cancelled = false;
+        out.finish = loop {
+            if out.tokens.len() >= max_tokens {
+                break Finish::Length;
+            }
+            let token = TokenId(sampler.sample(&logits[..possible]));
+            sampler.accept(token.0);
+            out.tokens.push(token);
+            if tokenizer.is_end_of_generation(token) {
+                break Finish::EndOfText;
+            }
+            let text = decoder.push(token)?;
+            out.text.push_str(text);
+            if on_text(text).is_break() {
+                cancelled = true;
+                break Finish::Cancelled;
+            }
+            if self.tokens.len() >= self.context {
+                break Finish::Context;
+            }
+            logits = self.append(&[token])?;
+        };
+        let rest = decoder.finish();
+        out.text.push_str(rest);
+        if !rest.is_empty() && !cancelled {
+            // The answer is over: whether the caller wants more changes nothing.
+            let _ = on_text(rest);
+        }
+        Ok(())
+    }
+
+    /// The logits after the last of `ids`, or after each of them, `[vocab_size]` each.
+    ///
+    /// # Errors
+    /// When there are no ids or too many, one is out of the vocabulary, or a number is not finite.
+    pub fn logits(&mut self, ids: &[TokenId], all: bool) -> Result<Vec<Vec<f32>>> {
+        if ids.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        if ids.len() > self.context {
+            let trained = self.model.hyperparameters().context_length;
+            return Err(Error::PromptTooLong { prompt: ids.len(), context: self.context, trained });
+        }
+        self.keep(0)?;
+        let mut out = Vec::new();
+        let vocab = self.model.hyperparameters().vocab_size;
+        for chunk in ids.chunks(if all { LOGIT_ROWS } else { PREFILL_ROWS }) {
+            let logits = self.append_wanting(chunk, |i| all || i + 1 == chunk.len())?;
+            if all {
+                out.extend(logits.chunks_exact(vocab).map(<[f32]>::to_vec));
+            } else {
+                out = vec![logits];
+            }
+        }
+        Ok(out)
+    }
+
+    fn check_length(&self, prompt: &[TokenId]) -> Result<()> {
+        if prompt.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        if prompt.len() >= self.context {
+            let trained = self.model.hyperparameters().context_length;
+            return Err(Error::PromptTooLong { prompt: prompt.len(), context: self.context, trained });
+        }
+        Ok(())
+    }
+
+    /// Forgets all but the first `n` tokens of the conversation.
+    pub(super) fn keep(&mut self, n: usize) -> Result<()> {
+        self.cache.truncate(self.sequence, n)?;
+        self.tokens.truncate(n);
+        Ok(())
+    }
+
+    /// Appends tokens to the conversation; the logits of the last.
+    pub(super) fn append(&mut self, tokens: &[TokenId]) -> Result<Vec<f32>> {
+        self.append_wanting(tokens, |i| i + 1 == tokens.len())
+    }
+
+    /// Appends tokens to the conversation; the logits of those that are wanted, one row after the other.
+    pub(super) fn append_wanting(&mut self, tokens: &[TokenId], wanted: impl Fn(usize) -> bool) -> Result<Vec<f32>> {
+        let first = self.tokens.len();
+        let rows: Vec<Row> = tokens
+            .iter()
+            .enumerate()
+            .map(|(i, token)| Row {
+                sequence: self.sequence,
+                position: (first + i) as u32,
+                token: token.0,
+                wanted: wanted(i),
+            })
+            .collect();
+        let logits = self.runner.forward(&mut self.cache, &rows, Input::Tokens)?.to_vec();
+        self.tokens.extend_from_slice(tokens);
+        Ok(logits)
+    }
+}
+
+fn template(file: &GgufFile, tokenizer: &Tokenizer, notices: &mut Vec<String>) -> Result<ChatTemplate> {
+    let metadata = file.metadata();
+    let text = |id: Option<TokenId>| id.and_then(|id| tokenizer.piece(id)).unwrap_or_default();
+    let (bos, eos) = (text(tokenizer.bos()), text(tokenizer.eos()));
+    if let Some(source) = metadata.str("tokenizer.chat_template")? {
+        return Ok(ChatTemplate::new(source, bos, eos)?);
+    }
+    let architecture = metadata.str("general.architecture")?.unwrap_or_default();
+    let template = ChatTemplate::fallback(architecture, bos, eos);
+    if let Some(name) = template.builtin_name() {
+        notices.push(format!(
+            "the file has no chat template: chat uses the built-in `{name}` (run --raw sends a prompt as it stands)"
+        ));
+    }
+    Ok(template)
+}

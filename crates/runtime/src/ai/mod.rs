@@ -1,0 +1,21 @@
+//! Running a model: [`InferenceEngine`] and its settings.
+
+mod bench;
+mod engine;
+mod perplexity;
+pub mod quantization;
+mod vocabulary;
+
+pub use bench::{BenchOptions, BenchReport, Series};
+pub use engine::{Finish, Generation, GenerationConfig, InferenceEngine, ModelConfig, Stats};
+pub use hublabio_chat::Message;
+pub use hublabio_engine::{Isa, KvType, sampling, sampling::SamplingConfig};
+pub use hublabio_tokenizer as tokenizer;
+pub use hublabio_tokenizer::TokenId;
+pub use perplexity::Perplexity;
+pub use vocabulary::read_tokenizer;
+
+/// The model that comes with the binary: small, trained on documentation, at work without any download.
+pub const DEFAULT_MODEL: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/default.gguf"));
+/// What to call it.
+pub const DEFAULT_MODEL_NAME: &str = "default";

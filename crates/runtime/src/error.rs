@@ -1,0 +1,75 @@
+//! The one error type of this room.
+
+/// What a node refuses or fails at.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file is at fault.
+    #[error(transparent)]
+    File(#[from] hublabio_gguf::Error),
+    /// The model is at fault, or a batch does not fit it.
+    #[error(transparent)]
+    Engine(#[from] hublabio_engine::Error),
+    /// The tokenizer is at fault, or a text cannot be expressed.
+    #[error("tokenizer: {0}")]
+    Tokenizer(#[from] hublabio_tokenizer::Error),
+    /// The chat template is at fault, or refuses the conversation.
+    #[error("chat template: {0}")]
+    Chat(#[from] hublabio_chat::Error),
+    /// The file has weights only.
+    #[error(
+        "the file holds no tokenizer (no key `tokenizer.ggml.model`): text can neither be read nor written with it"
+    )]
+    NoTokenizer,
+    /// The file's tokenizer is of a kind that is not implemented.
+    #[error(
+        "the file's tokenizer is of kind `{kind}`; this version reads `llama` (SentencePiece) and `gpt2` (byte-level BPE)"
+    )]
+    UnknownTokenizer {
+        /// `tokenizer.ggml.model`.
+        kind: String,
+    },
+    /// A key of the file's tokenizer that must be there is not.
+    #[error("the file's tokenizer is incomplete: metadata key `{key}` is missing")]
+    IncompleteTokenizer {
+        /// The key.
+        key: String,
+    },
+    /// Nothing to continue.
+    #[error("the prompt is empty: there is nothing to continue")]
+    EmptyPrompt,
+    /// The prompt leaves no room for a single new token.
+    #[error("the prompt has {prompt} tokens, the context holds {context}, the answer included: shorten the prompt{}", if .context < .trained { " or raise --ctx" } else { "" })]
+    PromptTooLong {
+        /// Tokens in the prompt.
+        prompt: usize,
+        /// Positions in the context.
+        context: usize,
+        /// Positions that the model was trained for.
+        trained: usize,
+    },
+    /// More context than the model was trained for.
+    #[error("a context of {asked} tokens is more than the {trained} that this model was trained for")]
+    ContextTooLong {
+        /// As asked for.
+        asked: usize,
+        /// `context_length` of the file.
+        trained: usize,
+    },
+    /// A measurement needs more tokens.
+    #[error("{what} needs at least {needed} tokens, there are {found}")]
+    TooFewTokens {
+        /// Which measurement.
+        what: &'static str,
+        /// The least it needs.
+        needed: usize,
+        /// What there is.
+        found: usize,
+    },
+    /// The work was stopped from outside.
+    #[error("stopped")]
+    Cancelled,
+}
+
+/// The result of this room's functions.
+pub type Result<T> = std::result::Result<T, Error>;

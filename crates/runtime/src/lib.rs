@@ -1,0 +1,74 @@
+//! One node: a model file, its tokenizer and its engine, joined behind one interface.
+//!
+//! This is the room where text meets tensors. The engine below knows no text, the command line and
+//! the service above know no tensors.
+//!
+//! ```no_run
+//! use hublabio_runtime::ai::{GenerationConfig, InferenceEngine, ModelConfig};
+//! use std::ops::ControlFlow;
+//!
+//! let mut engine = InferenceEngine::open_default(&ModelConfig::default())?;
+//! let prompt = engine.chat_prompt(&[hublabio_runtime::ai::Message::new("user", "What does tar do?")])?;
+//! let answer = engine.generate(&prompt, &GenerationConfig::greedy(), &mut |text| {
+//!     print!("{text}");
+//!     ControlFlow::Continue(())
+//! })?;
+//! println!("\n{:.0} tokens/s", answer.stats.decode_tokens_per_s());
+//! # Ok::<(), hublabio_runtime::Error>(())
+//! ```
+//!
+//! Where to go next: [`ai::InferenceEngine`]; `ai/vocabulary.rs` reads tokenizers out of GGUF files.
+#![forbid(unsafe_code)]
+
+pub mod ai;
+mod error;
+
+pub use error::{Error, Result};
+
+/// What a node may use, and its defaults for generation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RuntimeConfig {
+    /// Bytes that models and caches may take together.
+    pub max_memory: usize,
+    /// Threads for computing; 0 for one per core.
+    pub num_threads: usize,
+    /// Whether this node takes part in a cluster.
+    pub distributed: bool,
+    /// Whether requests may be routed to a swarm of experts.
+    pub moe_enabled: bool,
+    /// Default temperature.
+    pub temperature: f32,
+    /// Default top-p.
+    pub top_p: f32,
+}
+
+impl Default for RuntimeConfig {
+    /// 4 GiB, all cores, alone, no swarm, temperature 0.7, top-p 0.9.
+    fn default() -> Self {
+        Self {
+            max_memory: 4 << 30,
+            num_threads: 0,
+            distributed: false,
+            moe_enabled: false,
+            temperature: 0.7,
+            top_p: 0.9,
+        }
+    }
+}
+
+impl RuntimeConfig {
+    /// The engine settings that follow: threads here, the rest as [`ai::ModelConfig`] has it.
+    #[must_use]
+    pub fn model_config(&self) -> ai::ModelConfig {
+        ai::ModelConfig { threads: (self.num_threads > 0).then_some(self.num_threads), ..ai::ModelConfig::default() }
+    }
+
+    /// The default way to choose tokens, with this configuration's temperature and top-p.
+    #[must_use]
+    pub fn generation_config(&self) -> ai::GenerationConfig {
+        let mut config = ai::GenerationConfig::default();
+        config.sampling.temperature = self.temperature;
+        config.sampling.top_p = self.top_p;
+        config
+    }
+}
