@@ -72,7 +72,7 @@ pub struct RunArgs {
     /// Continue the prompt as it is, without the model's chat template
     #[arg(long)]
     pub raw: bool,
-    /// With --raw: read control tokens such as <s> in the prompt as tokens, not as text
+    /// With --raw: read control tokens such as BOS in the prompt as tokens, not as text
     #[arg(long, requires = "raw")]
     pub parse_special: bool,
     #[command(flatten)]
@@ -154,7 +154,7 @@ pub struct TokenizeArgs {
     /// End with the EOS token
     #[arg(long, conflicts_with = "decode")]
     pub eos: bool,
-    /// Read control tokens such as <s> as tokens; with --decode, write them as text
+    /// Read control tokens such as BOS as tokens; with --decode, write them as text
     #[arg(long)]
     pub parse_special: bool,
     /// Read ids (the JSON that --json prints, or plain numbers) and write the bytes they stand for

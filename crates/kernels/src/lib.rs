@@ -3,13 +3,13 @@
 //!
 //! This room knows no model and no file: it gets slices and shapes. It is the only room with
 //! `unsafe` (next to the one file that maps memory). Everything is written once over
-//! [`simd::Simd`] and stamped out per instruction set, chosen at run time through [`Isa`].
+//! sixteen lanes and stamped out per instruction set, chosen at run time through [`Isa`].
 //!
 //! **Promise.** A result depends on its own inputs only: not on the thread count, the other rows of
-//! the batch, or the instruction set. See [`matmul`](mod@matmul) for the rule that makes it so.
+//! the batch, or the instruction set. `matmul.rs` begins with the rule that makes it so.
 //!
-//! Where to go next: [`simd`](mod@simd) (the sixteen lanes), [`panel`](mod@panel) (the formats),
-//! [`matmul`](mod@matmul), [`attention`](mod@attention), [`team`](mod@team).
+//! Where to go next: `simd/` (the sixteen lanes), `panel.rs` (the formats), `matmul.rs` and `stream.rs` (products of many
+//! columns, and of one), `attention.rs`, `team.rs`.
 
 mod activations;
 mod attention;
