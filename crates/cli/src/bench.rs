@@ -94,7 +94,7 @@ fn as_text(args: &BenchArgs, report: &BenchReport) -> String {
         line("depth", format!("{} tokens", args.depth));
     }
     line("prefill", speed(&report.prefill));
-    line("decode", format!("{}, {:.2} GB/s of weights", speed(&report.decode), report.decode_gb_per_s));
+    line("decode", format!("{}, {:.2} GB/s", speed(&report.decode), report.decode_gb_per_s));
     line("memory", format!("{} at most", output::byte_size(report.rss_peak_bytes)));
     text
 }

@@ -59,7 +59,7 @@ pub fn print_stats(model: &OpenModel, stats: &Stats) {
         stats.cached_tokens,
     ));
     output::message(&format!(
-        "decode  {:>8.3} s  {:>6} tokens  {:>8.1} tokens/s  {:.2} GB/s of weights",
+        "decode  {:>8.3} s  {:>6} tokens  {:>8.1} tokens/s  {:.2} GB/s",
         stats.decode_s,
         stats.generated_tokens,
         stats.decode_tokens_per_s(),

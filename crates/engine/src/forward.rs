@@ -93,9 +93,25 @@ impl Runner {
     /// # Errors
     /// When a row does not continue its sequence, a token is out of the vocabulary, the cache is full, or a logit is
     /// not finite. The sequences are then as they were.
+    ///
+    /// # Panics
+    /// When `cache` was made for another model.
     pub fn forward(&mut self, cache: &mut KvCache, rows: &[Row], input: Input<'_>) -> Result<&[f32]> {
         let appends = self.check(cache, rows, input)?;
         cache.reserve(&appends)?;
+        if let Err(error) = self.compute(cache, rows, input) {
+            for &(id, _) in &appends {
+                let len = cache.len(id)?;
+                cache.truncate(id, len)?;
+            }
+            return Err(error);
+        }
+        cache.grow(&appends)?;
+        Ok(&self.buffers.result)
+    }
+
+    /// The pass itself; pages are reserved, lengths are not yet grown.
+    fn compute(&mut self, cache: &mut KvCache, rows: &[Row], input: Input<'_>) -> Result<()> {
         let Self { model, team, isa, buffers } = self;
         let model = &**model;
         let h = model.hyperparameters();
@@ -124,15 +140,14 @@ impl Runner {
             b.activations.set(team, *isa, &b.delta, h.d_model, weights.forms());
             b.result.resize(b.x.len() / h.d_model * h.vocab_size, 0.0);
             matmul(team, *isa, &b.activations, &mut [Product { weights, bias: None, out: &mut b.result }]);
-            // A sum is finite only if every term is: one pass that the compiler vectorizes.
-            if !b.result.iter().map(|&x| x * 0.0).sum::<f32>().eq(&0.0) {
+            let largest = b.result.iter().fold(0, |m: u32, x| m.max(x.to_bits() & 0x7fff_ffff));
+            if !f32::from_bits(largest).is_finite() {
                 return Err(Error::NonFinite { tensor: model.first_non_finite() });
             }
         } else {
             b.result.clone_from(&b.x);
         }
-        cache.grow(&appends)?;
-        Ok(&self.buffers.result)
+        Ok(())
     }
 
     /// Checks a batch against the model and the cache; how many tokens each sequence gets.

@@ -89,7 +89,11 @@ impl Keys<'_> {
         let values = self.metadata.u32_array(&key)?.unwrap_or_default();
         match values.first() {
             Some(&first) if first > 0 && first <= WIDTH_MAX && values.iter().all(|&v| v == first) => Ok(first as usize),
-            _ => Err(Error::BadKey { key, problem: "different values per layer are not supported".into() }),
+            Some(&first) if values.iter().all(|&v| v == first) => {
+                Err(Error::BadKey { key, problem: format!("{first} is not between 1 and {WIDTH_MAX}") })
+            }
+            Some(_) => Err(Error::BadKey { key, problem: "different values per layer are not supported".into() }),
+            None => Err(Error::BadKey { key, problem: "the list is empty".into() }),
         }
     }
 }
@@ -127,7 +131,11 @@ impl Hyperparameters {
         let key_dim = keys.optional("attention.key_length")?.map_or_else(head_dim, Ok)?;
         let value_dim = keys.optional("attention.value_length")?.map_or_else(head_dim, Ok)?;
         let rope_dims = match metadata.u32(&keys.key("rope.dimension_count"))? {
-            None => key_dim,
+            None if key_dim.is_multiple_of(2) => key_dim,
+            None => {
+                let problem = format!("heads of {key_dim} values cannot be turned in pairs");
+                return Err(Error::BadKey { key: keys.key("attention.key_length"), problem });
+            }
             Some(dims) if dims as usize <= key_dim && dims.is_multiple_of(2) => dims as usize,
             Some(dims) => {
                 let problem = format!("{dims} is not an even number up to the head width {key_dim}");
@@ -175,8 +183,12 @@ impl Hyperparameters {
 fn rope_factor(keys: &Keys<'_>) -> Result<f32> {
     let key = keys.key("rope.scaling.type");
     match keys.metadata.str(&key)? {
-        None | Some("none") => Ok(1.0),
-        Some("linear") => Ok(keys.float("rope.scaling.factor")?.unwrap_or(1.0)),
+        Some("none") => Ok(1.0),
+        // A factor without a type is linear, and the first files had one key for it.
+        None | Some("linear") => {
+            let factor = keys.float("rope.scaling.factor")?;
+            Ok(factor.map_or_else(|| keys.float("rope.scale_linear"), |f| Ok(Some(f)))?.unwrap_or(1.0))
+        }
         Some(other) => Err(Error::BadKey { key, problem: format!("RoPE scaling `{other}` is not supported") }),
     }
 }

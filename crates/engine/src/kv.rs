@@ -39,7 +39,8 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// For `layers` layers of `shape`, at least `positions_max` positions over all sequences.
+    /// For `layers` layers of `shape`, with as many pages as `positions_max` positions of one sequence take. A page belongs
+    /// to one sequence, unless they began alike.
     pub(crate) fn new(shape: AttentionShape, layers: usize, positions_max: usize) -> Self {
         Self {
             shape,
@@ -66,7 +67,9 @@ impl KvCache {
     /// A copy of a sequence that shares all its pages.
     pub fn fork(&mut self, id: SequenceId) -> Result<SequenceId> {
         let original = self.get(id)?;
-        let copy = Sequence { pages: original.pages.clone(), len: original.len };
+        // Only pages that hold tokens: one that was reserved and not yet filled belongs to its owner alone.
+        let pages = original.pages[..original.len.div_ceil(PAGE_POSITIONS)].to_vec();
+        let copy = Sequence { pages, len: original.len };
         for &page in &copy.pages {
             self.pages[page].owners += 1;
         }
@@ -149,11 +152,20 @@ impl KvCache {
     /// change before [`grow`](Self::grow).
     pub(crate) fn reserve(&mut self, appends: &[(SequenceId, usize)]) -> Result<()> {
         let mut needed = 0;
+        let mut copied: Vec<PageIndex> = Vec::new();
         for &(id, n) in appends {
             let sequence = self.get(id)?;
             needed += (sequence.len + n).div_ceil(PAGE_POSITIONS)
                 - sequence.pages.len().min((sequence.len + n).div_ceil(PAGE_POSITIONS));
-            needed += usize::from(self.must_copy(sequence).is_some());
+            if let Some(at) = self.must_copy(sequence) {
+                // The last owner to write keeps the page: of n owners that all append, n - 1 copy it.
+                let page = sequence.pages[at];
+                let copies = copied.iter().filter(|&&p| p == page).count() + 1;
+                if copies < self.pages[page].owners as usize {
+                    needed += 1;
+                }
+                copied.push(page);
+            }
         }
         let free = self.pages_max - self.pages_in_use();
         if needed > free {
@@ -163,8 +175,9 @@ impl KvCache {
             if let Some(at) = self.must_copy(self.get(id)?) {
                 let old = self.get(id)?.pages[at];
                 let new = self.allocate();
-                let data = self.pages[old].data.clone();
-                self.pages[new].data = data;
+                let [from, to] =
+                    self.pages.get_disjoint_mut([old, new]).expect("a page that was just allocated is another one");
+                to.data.copy_from_slice(&from.data);
                 self.release(&[old]);
                 self.get_mut(id)?.pages[at] = new;
             }
@@ -268,6 +281,29 @@ mod tests {
         append(&mut cache, b, PAGE_POSITIONS, 2).unwrap();
         cache.truncate(a, 0).unwrap();
         append(&mut cache, b, 1, 4).unwrap();
+    }
+
+    #[test]
+    fn the_last_owner_of_a_shared_page_needs_no_copy() {
+        let mut cache = cache(3 * PAGE_POSITIONS);
+        let a = cache.create();
+        append(&mut cache, a, 40, 1).unwrap();
+        let b = cache.fork(a).unwrap();
+        cache.reserve(&[(a, 1), (b, 1)]).unwrap();
+        assert_eq!(cache.pages_in_use(), 3);
+    }
+
+    #[test]
+    fn a_fork_shares_no_page_that_was_only_reserved() {
+        let mut cache = cache(1024);
+        let a = cache.create();
+        append(&mut cache, a, 40, 1).unwrap();
+        cache.reserve(&[(a, 100)]).unwrap();
+        let b = cache.fork(a).unwrap();
+        append(&mut cache, b, 60, 2).unwrap();
+        append(&mut cache, a, 60, 3).unwrap();
+        assert_eq!(marks(&cache, a), [vec![1; 40], vec![3; 60]].concat());
+        assert_eq!(marks(&cache, b), [vec![1; 40], vec![2; 60]].concat());
     }
 
     #[test]

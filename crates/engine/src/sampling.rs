@@ -236,7 +236,10 @@ impl Sampler {
         self.candidates.extend(logits.iter().enumerate().map(|(i, &l)| (i as TokenIndex, l)));
         if self.has_penalties() {
             for &token in self.counts.keys() {
-                self.candidates[token as usize].1 = self.penalize(token, logits[token as usize]);
+                // A prompt may hold tokens that cannot be drawn: rows that only fill up the vocabulary.
+                if let Some(&logit) = logits.get(token as usize) {
+                    self.candidates[token as usize].1 = self.penalize(token, logit);
+                }
             }
         }
         // 2. Top-k: a partial selection, so that only the survivors are sorted.
@@ -344,6 +347,13 @@ mod tests {
         assert!(sampler.probabilities(&[0.0; 4])[1].0 == 3);
         sampler.config.temperature = 0.0;
         assert_eq!(sampler.sample(&[1.0, 9.0, 9.0, 0.0]), 0, "greedy is penalized too");
+    }
+
+    #[test]
+    fn tokens_that_cannot_be_drawn_are_penalized_in_vain() {
+        let mut sampler = Sampler::new(config(|c| c.presence_penalty = 1.0)).unwrap();
+        sampler.accept(9999);
+        assert_eq!(sampler.probabilities(&[0.0; 100]).len(), 100);
     }
 
     #[test]

@@ -110,3 +110,46 @@ fn batches_that_make_no_sense_are_refused_and_leave_the_cache_as_it_was() {
     assert_eq!(cache.len(sequence).unwrap(), 0);
     runner.forward(&mut cache, &rows(sequence, 0, &[5; 64]), Input::Tokens).unwrap();
 }
+
+#[test]
+fn a_pass_that_fails_leaves_no_pages_behind() {
+    let mut parts = Parts::fixture("qwen2-gqa-F32");
+    parts.map_f32("output.weight", |_, _| f32::NAN);
+    let model = Arc::new(open(&parts).unwrap());
+    let mut cache = model.new_cache(64, model.default_kv());
+    let mut runner = Runner::new(Arc::clone(&model), 1, Isa::best());
+    let sequence = cache.create();
+    runner.forward(&mut cache, &rows(sequence, 0, &[5; 64]), Input::Tokens).unwrap_err();
+    assert_eq!((cache.len(sequence).unwrap(), cache.pages_in_use()), (0, 0));
+}
+
+/// Overflow must be seen even where infinity would quietly turn into a weight of zero.
+#[test]
+fn overflow_is_not_hidden_by_softmax_or_norm() {
+    let ids = expected("qwen2-gqa-F32").ids;
+    let half = Setup { kv: Some(hublabio_engine::KvType::F16), ..Setup::default() };
+    let mut parts = Parts::fixture("qwen2-gqa-F32");
+    parts.map_f32("blk.0.attn_k.bias", |i, w| if i == 0 { 7e4 } else { w });
+    assert!(matches!(logits(parts.build(), &ids, half), Err(Error::NonFinite { tensor: None })));
+    let mut parts = Parts::fixture("qwen2-gqa-F32");
+    parts.map_f32("token_embd.weight", |_, w| w * 1e25);
+    assert!(matches!(logits(parts.build(), &ids, half), Err(Error::NonFinite { tensor: None })));
+}
+
+#[test]
+fn linear_scaling_is_read_in_every_spelling() {
+    let ids = expected("llama-gqa-F32").ids;
+    let run = |keys: &[(&str, Value)]| {
+        let mut parts = Parts::fixture("llama-gqa-F32");
+        for (key, value) in keys {
+            parts.metadata.insert(*key, value.clone());
+        }
+        logits(parts.build(), &ids, Setup::default()).unwrap()
+    };
+    let linear = ("llama.rope.scaling.type", Value::String("linear".into()));
+    let factor = ("llama.rope.scaling.factor", Value::F32(4.0));
+    let scaled = run(&[linear, factor.clone()]);
+    assert_ne!(scaled, run(&[]));
+    assert_eq!(scaled, run(&[factor]));
+    assert_eq!(scaled, run(&[("llama.rope.scale_linear", Value::F32(4.0))]));
+}

@@ -377,6 +377,8 @@ fn scores<S: Simd, T: Stored, const G: usize>(
         let visible = s.fsplat(valid as f32 - (half * LANES) as f32);
         for row in &mut scores {
             let scaled = s.fmul(row[half], s.fsplat(shape.scale));
+            // A key that overflowed half precision may score -∞, which would hide it: 0 · ±∞ makes it NaN.
+            let scaled = s.fma(scaled, s.fsplat(0.0), scaled);
             row[half] = s.select_lt(lane, visible, scaled, s.fsplat(f32::NEG_INFINITY));
         }
     }

@@ -129,6 +129,9 @@ pub fn matmul(team: &ThreadTeam, isa: Isa, x: &Activations, products: &mut [Prod
         n_slabs += weights.rows.div_ceil(slab_rows);
         jobs.push(Job { weights: *weights, bias: *bias, out: SharedMut::new(out), first_slab });
     }
+    if x.n == 0 {
+        return;
+    }
     // Several slabs per hand-out where there are many: neighbours stream better, and the cursor rests.
     let per_chunk = (n_slabs / (team.n_threads() * 8)).clamp(1, 32);
     let chunks = n_slabs.div_ceil(per_chunk);

@@ -31,7 +31,8 @@ impl Operation for RmsNorm<'_> {
         let mut squares = s.fsplat(0.0);
         each_lanes!(s, x, 0.0, v => squares = s.fma(v, v, squares));
         let mean = s.fold_add(squares) / x.len() as f32;
-        let inverse = 1.0 / (mean + eps).sqrt();
+        // Squares that overflow would make a row of zeros, and nobody would see it.
+        let inverse = if mean.is_finite() { 1.0 / (mean + eps).sqrt() } else { f32::NAN };
         for ((o, &v), &w) in out.iter_mut().zip(x).zip(weight) {
             *o = v * inverse * w;
         }

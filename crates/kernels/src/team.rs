@@ -24,7 +24,7 @@ const SPIN_BEFORE_PARK: Duration = Duration::from_micros(300);
 const SPINS_PER_CLOCK_READ: u32 = 128;
 /// Waiting longer than this many spins means somebody else needs the core: yield it.
 const SPINS_BEFORE_YIELD: u32 = 1 << 12;
-/// More threads than this is a configuration mistake, not a machine.
+/// More threads than this are never started.
 pub const THREADS_MAX: usize = 1024;
 
 const OPEN: u64 = 1 << 31;
@@ -73,13 +73,10 @@ pub struct ThreadTeam {
 }
 
 impl ThreadTeam {
-    /// A team of `n_threads` in all, the caller included. `0` is read as 1.
-    ///
-    /// # Panics
-    /// When the operating system refuses to start a thread, or `n_threads` exceeds [`THREADS_MAX`].
+    /// A team of `n_threads` in all, the caller included: at least 1, at most [`THREADS_MAX`], and fewer where the operating
+    /// system refuses to start more. [`n_threads`](Self::n_threads) tells; results do not depend on it.
     #[must_use]
     pub fn new(n_threads: usize) -> Self {
-        assert!(n_threads <= THREADS_MAX, "{n_threads} threads asked for, at most {THREADS_MAX} are possible");
         let shared = Arc::new(Shared {
             gate: Padded(AtomicU64::new(0)),
             cursor: Padded(AtomicUsize::new(0)),
@@ -88,15 +85,11 @@ impl ThreadTeam {
             stop: AtomicBool::new(false),
             panicked: AtomicBool::new(false),
         });
-        let workers: Vec<_> = (1..n_threads.max(1))
-            .map(|i| {
-                let shared = Arc::clone(&shared);
-                thread::Builder::new()
-                    .name(format!("hublab-kernel-{i}"))
-                    .spawn(move || worker(&shared))
-                    .expect("the operating system can start a thread")
-            })
-            .collect();
+        let start = |i| {
+            let shared = Arc::clone(&shared);
+            thread::Builder::new().name(format!("hublab-kernel-{i}")).spawn(move || worker(&shared)).ok()
+        };
+        let workers: Vec<_> = (1..n_threads.clamp(1, THREADS_MAX)).map_while(start).collect();
         let threads = workers.iter().map(|w| w.thread().clone()).collect();
         Self { shared, workers, threads, caller: Mutex::new(()) }
     }
@@ -134,6 +127,8 @@ impl ThreadTeam {
         // SAFETY: the gate is closed and empty (the previous job ended so, and `caller` is held).
         unsafe { *shared.job.0.get() = Job { function, chunks } };
         shared.cursor.0.store(0, Ordering::Relaxed);
+        // A job that panicked here and on a worker left its mark behind.
+        shared.panicked.store(false, Ordering::Relaxed);
 
         let epoch = (shared.gate.0.load(Ordering::Relaxed) >> EPOCH_SHIFT).wrapping_add(1);
         // SeqCst orders this store before the look at `parked`: either we see the sleeper, or it
@@ -188,7 +183,7 @@ impl Drop for CloseGate<'_> {
 }
 
 fn pause(spins: &mut u32) {
-    *spins += 1;
+    *spins = spins.wrapping_add(1);
     if (*spins).is_multiple_of(SPINS_BEFORE_YIELD) {
         thread::yield_now();
     } else {
@@ -348,6 +343,13 @@ mod tests {
             }));
             assert!(result.is_err());
         }
+        let everywhere = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            team.run(4, |_| {
+                thread::sleep(Duration::from_millis(1));
+                panic!("on every thread");
+            });
+        }));
+        assert!(everywhere.is_err());
         let sum = AtomicUsize::new(0);
         team.run(10, |i| {
             sum.fetch_add(i, Ordering::Relaxed);

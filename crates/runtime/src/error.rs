@@ -35,6 +35,16 @@ pub enum Error {
         /// The key.
         key: String,
     },
+    /// The tokenizer makes tokens that the model has no embedding for.
+    #[error(
+        "the file's tokenizer has {n_tokens} tokens, its model embeds {vocab_size}: the conversion lost some, convert it again"
+    )]
+    VocabularyTooLarge {
+        /// Tokens in the tokenizer.
+        n_tokens: usize,
+        /// Rows of the embedding.
+        vocab_size: usize,
+    },
     /// Nothing to continue.
     #[error("the prompt is empty: there is nothing to continue")]
     EmptyPrompt,

@@ -28,13 +28,13 @@ pub use error::{Error, Result};
 /// What a node may use, and its defaults for generation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RuntimeConfig {
-    /// Bytes that models and caches may take together.
+    /// Bytes that models and caches may take together (not enforced in this version, which opens one model at a time).
     pub max_memory: usize,
     /// Threads for computing; 0 for one per core.
     pub num_threads: usize,
-    /// Whether this node takes part in a cluster.
+    /// Whether this node takes part in a cluster (no effect in this version).
     pub distributed: bool,
-    /// Whether requests may be routed to a swarm of experts.
+    /// Whether requests may be routed to a swarm of experts (no effect in this version).
     pub moe_enabled: bool,
     /// Default temperature.
     pub temperature: f32,

@@ -128,7 +128,7 @@ pub struct InferenceEngine {
     pub(super) cache: KvCache,
     model: Arc<Model>,
     tokenizer: Option<Tokenizer>,
-    template: Option<ChatTemplate>,
+    template: Option<TemplateResult>,
     notices: Vec<String>,
     context: usize,
     /// The sequence of the conversation, and its tokens.
@@ -169,8 +169,14 @@ impl InferenceEngine {
         if context > trained {
             return Err(Error::ContextTooLong { asked: context, trained });
         }
+        // A model may have more rows than its vocabulary has tokens, but not fewer.
+        let vocab_size = model.hyperparameters().vocab_size;
+        if let Some(n_tokens) = tokenizer.as_ref().map(Tokenizer::n_tokens).filter(|&n| n > vocab_size) {
+            return Err(Error::VocabularyTooLarge { n_tokens, vocab_size });
+        }
         let mut notices: Vec<String> = tokenizer.iter().flat_map(|t| t.warnings().to_vec()).collect();
         let template = match &tokenizer {
+            // A broken template stops chat, not the rest.
             Some(tokenizer) => Some(template(&file, tokenizer, &mut notices)?),
             None => None,
         };
@@ -246,9 +252,9 @@ impl InferenceEngine {
     /// The chat template: the file's own, or the built-in one that [`notices`](Self::notices) names.
     ///
     /// # Errors
-    /// When the file holds no tokenizer.
+    /// When the file holds no tokenizer, or a template that is no Jinja.
     pub fn chat_template(&self) -> Result<&ChatTemplate> {
-        self.template.as_ref().ok_or(Error::NoTokenizer)
+        self.template.as_ref().ok_or(Error::NoTokenizer)?.as_ref().map_err(|error| Error::Chat(error.clone()))
     }
 
     /// A conversation as the prompt for its next turn. A message that spells a control token stays text.
@@ -309,6 +315,8 @@ impl InferenceEngine {
         for (i, rows) in prompt[cached..].chunks(PREFILL_ROWS).enumerate() {
             if i > 0 && on_text("").is_break() {
                 out.finish = Finish::Cancelled;
+                out.stats.prompt_tokens = cached + i * PREFILL_ROWS;
+                out.stats.prompt_s = start.elapsed().as_secs_f64();
                 return Ok(out);
             }
             logits = self.append(rows)?;
@@ -360,6 +368,10 @@ impl InferenceEngine {
             if on_text(text).is_break() {
                 cancelled = true;
                 break Finish::Cancelled;
+            }
+            // Checked before the pass that would compute a token nobody wants.
+            if out.tokens.len() >= max_tokens {
+                break Finish::Length;
             }
             if self.tokens.len() >= self.context {
                 break Finish::Context;
@@ -443,12 +455,14 @@ impl InferenceEngine {
     }
 }
 
-fn template(file: &GgufFile, tokenizer: &Tokenizer, notices: &mut Vec<String>) -> Result<ChatTemplate> {
+type TemplateResult = std::result::Result<ChatTemplate, hublabio_chat::Error>;
+
+fn template(file: &GgufFile, tokenizer: &Tokenizer, notices: &mut Vec<String>) -> Result<TemplateResult> {
     let metadata = file.metadata();
     let text = |id: Option<TokenId>| id.and_then(|id| tokenizer.piece(id)).unwrap_or_default();
     let (bos, eos) = (text(tokenizer.bos()), text(tokenizer.eos()));
     if let Some(source) = metadata.str("tokenizer.chat_template")? {
-        return Ok(ChatTemplate::new(source, bos, eos)?);
+        return Ok(ChatTemplate::new(source, bos, eos));
     }
     let architecture = metadata.str("general.architecture")?.unwrap_or_default();
     let template = ChatTemplate::fallback(architecture, bos, eos);
@@ -457,5 +471,5 @@ fn template(file: &GgufFile, tokenizer: &Tokenizer, notices: &mut Vec<String>) -
             "the file has no chat template: chat uses the built-in `{name}` (run --raw sends a prompt as it stands)"
         ));
     }
-    Ok(template)
+    Ok(Ok(template))
 }

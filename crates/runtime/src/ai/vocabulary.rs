@@ -39,7 +39,8 @@ const TOKENS: &str = "tokenizer.ggml.tokens";
 const MERGES: &str = "tokenizer.ggml.merges";
 
 fn build(metadata: &Metadata, tokens: Option<Vec<String>>, merges: Option<Vec<String>>) -> Result<Tokenizer> {
-    let kind = metadata.str("tokenizer.ggml.model")?.ok_or(Error::NoTokenizer)?;
+    // Converters write `none` for a model without a vocabulary.
+    let kind = metadata.str("tokenizer.ggml.model")?.filter(|&kind| kind != "none").ok_or(Error::NoTokenizer)?;
     let kind = VocabularyKind::from_gguf_name(kind).ok_or_else(|| Error::UnknownTokenizer { kind: kind.to_owned() })?;
     let tokens = tokens.ok_or_else(|| Error::IncompleteTokenizer { key: TOKENS.to_owned() })?;
     let mut vocabulary = Vocabulary::new(kind, tokens);
