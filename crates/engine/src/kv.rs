@@ -10,7 +10,11 @@ use crate::error::{Error, Result};
 
 /// A sequence of tokens in a [`KvCache`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct SequenceId(u32);
+pub struct SequenceId {
+    slot: u32,
+    /// Counts the sequences that the slot has held: an id never comes to mean another sequence.
+    generation: u32,
+}
 
 type PageIndex = usize;
 
@@ -18,6 +22,13 @@ struct Page {
     /// `[layers][page_len]` words.
     data: Box<[u16]>,
     owners: u32,
+}
+
+/// Slots of finished sequences are reused.
+#[derive(Default)]
+struct Slot {
+    generation: u32,
+    sequence: Option<Sequence>,
 }
 
 #[derive(Default)]
@@ -34,8 +45,7 @@ pub struct KvCache {
     pages: Vec<Page>,
     free: Vec<PageIndex>,
     pages_max: usize,
-    /// Slots of finished sequences are reused.
-    sequences: Vec<Option<Sequence>>,
+    sequences: Vec<Slot>,
 }
 
 impl KvCache {
@@ -84,7 +94,7 @@ impl KvCache {
     /// Whether no sequence is held.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.sequences.iter().all(Option::is_none)
+        self.sequences.iter().all(|slot| slot.sequence.is_none())
     }
 
     /// Keeps the first `len` tokens and gives back the pages of the rest. Longer than the sequence: nothing happens.
@@ -100,7 +110,9 @@ impl KvCache {
     /// Ends a sequence and gives back its pages.
     pub fn remove(&mut self, id: SequenceId) -> Result<()> {
         self.get(id)?;
-        if let Some(sequence) = self.sequences[id.0 as usize].take() {
+        let slot = &mut self.sequences[id.slot as usize];
+        slot.generation = slot.generation.wrapping_add(1);
+        if let Some(sequence) = slot.sequence.take() {
             self.release(&sequence.pages);
         }
         Ok(())
@@ -113,20 +125,22 @@ impl KvCache {
     }
 
     fn insert(&mut self, sequence: Sequence) -> SequenceId {
-        let slot = self.sequences.iter().position(Option::is_none).unwrap_or_else(|| {
-            self.sequences.push(None);
+        let slot = self.sequences.iter().position(|slot| slot.sequence.is_none()).unwrap_or_else(|| {
+            self.sequences.push(Slot::default());
             self.sequences.len() - 1
         });
-        self.sequences[slot] = Some(sequence);
-        SequenceId(slot as u32)
+        self.sequences[slot].sequence = Some(sequence);
+        SequenceId { slot: slot as u32, generation: self.sequences[slot].generation }
     }
 
     fn get(&self, id: SequenceId) -> Result<&Sequence> {
-        self.sequences.get(id.0 as usize).and_then(Option::as_ref).ok_or(Error::NoSequence { id: id.0 })
+        let slot = self.sequences.get(id.slot as usize).filter(|slot| slot.generation == id.generation);
+        slot.and_then(|slot| slot.sequence.as_ref()).ok_or(Error::NoSequence { id: id.slot })
     }
 
     fn get_mut(&mut self, id: SequenceId) -> Result<&mut Sequence> {
-        self.sequences.get_mut(id.0 as usize).and_then(Option::as_mut).ok_or(Error::NoSequence { id: id.0 })
+        let slot = self.sequences.get_mut(id.slot as usize).filter(|slot| slot.generation == id.generation);
+        slot.and_then(|slot| slot.sequence.as_mut()).ok_or(Error::NoSequence { id: id.slot })
     }
 
     fn release(&mut self, pages: &[PageIndex]) {
@@ -325,5 +339,9 @@ mod tests {
         let a = cache.create();
         cache.remove(a).unwrap();
         assert!(matches!(cache.len(a), Err(Error::NoSequence { .. })));
+        let b = cache.create();
+        assert_ne!(a, b);
+        assert!(matches!(cache.truncate(a, 0), Err(Error::NoSequence { .. })));
+        assert_eq!(cache.len(b).unwrap(), 0);
     }
 }

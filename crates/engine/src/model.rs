@@ -239,7 +239,7 @@ struct Binder<'a> {
 
 impl Binder<'_> {
     fn find(&mut self, name: &str, dims: &[usize]) -> Result<Option<usize>> {
-        let Some(index) = self.file.tensors().iter().position(|t| t.name == name) else { return Ok(None) };
+        let Some(index) = self.file.tensor_index(name) else { return Ok(None) };
         let info = &self.file.tensors()[index];
         let expected: Vec<u64> = dims.iter().map(|&d| d as u64).collect();
         // Writers may pad with dimensions of 1.

@@ -200,10 +200,15 @@ impl GgufFile {
         &self.tensors
     }
 
+    /// Where the tensor with this name stands in [`tensors`](Self::tensors).
+    pub fn tensor_index(&self, name: &str) -> Option<usize> {
+        let found = self.by_name.binary_search_by(|&index| self.tensors[index as usize].name.as_str().cmp(name));
+        Some(self.by_name[found.ok()?] as usize)
+    }
+
     /// The tensor with this name.
     pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
-        let at = self.by_name.binary_search_by(|&index| self.tensors[index as usize].name.as_str().cmp(name)).ok()?;
-        Some(self.view_of(&self.tensors[self.by_name[at] as usize]))
+        self.tensor_at(self.tensor_index(name)?)
     }
 
     /// The tensor at `index` of [`tensors`](Self::tensors): what a program that looked names up once uses after.

@@ -12,6 +12,9 @@ pub fn fixtures() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/oracles/fixtures")
 }
 
+/// What [`open_fixture`] calls the shipped model.
+pub const SHIPPED: &str = "shipped";
+
 /// Names of the fixtures that end in `suffix`, without the extension.
 pub fn fixture_names(suffix: &str) -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(fixtures())
@@ -24,7 +27,11 @@ pub fn fixture_names(suffix: &str) -> Vec<String> {
     names
 }
 
+/// A fixture, or the model that is shipped with the binary.
 pub fn open_fixture(name: &str) -> GgufFile {
+    if name == SHIPPED {
+        return GgufFile::open(&fixtures().join("../../../models/default.gguf")).unwrap();
+    }
     GgufFile::open(&fixtures().join(format!("{name}.gguf"))).unwrap()
 }
 
