@@ -83,7 +83,7 @@ unsafe fn pair(low: __m128i, high: __m128i) -> __m256i {
 /// # Safety
 /// The CPU has SSE4.1; each row has 4 readable bytes at `offset`.
 #[inline(always)]
-unsafe fn quad(rows: &[*const u8; LANES], r: usize, offset: usize) -> __m128i {
+pub(super) unsafe fn quad(rows: &[*const u8; LANES], r: usize, offset: usize) -> __m128i {
     // SAFETY: the caller promises both.
     unsafe {
         _mm_setr_epi32(

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::avx2::quad;
 use super::{LANES, Operation, Simd};
 
 /// Proof that the CPU has AVX-512 F, BW, DQ, VL and VNNI (and what every such CPU has: AVX2, FMA, F16C).
@@ -32,22 +33,6 @@ pub(super) unsafe fn run<O: Operation>(op: O, simd: Avx512) -> O::Output {
 
 // Plain functions, not closures: a closure does not inherit the attributes of the function around it, and what it
 // calls would not be inlined.
-
-/// One `u32` of rows `r … r+3`.
-/// # Safety
-/// The CPU has SSE4.1; each row has 4 readable bytes at `offset`.
-#[inline(always)]
-unsafe fn quad(rows: &[*const u8; LANES], r: usize, offset: usize) -> __m128i {
-    // SAFETY: the caller promises both.
-    unsafe {
-        _mm_setr_epi32(
-            rows[r].add(offset).cast::<i32>().read_unaligned(),
-            rows[r + 1].add(offset).cast::<i32>().read_unaligned(),
-            rows[r + 2].add(offset).cast::<i32>().read_unaligned(),
-            rows[r + 3].add(offset).cast::<i32>().read_unaligned(),
-        )
-    }
-}
 
 /// Sixteen bytes of rows `i`, `i+4`, `i+8`, `i+12`, one in each 128-bit lane, so that a 4×4 transposition inside the
 /// lanes leaves the rows in their natural order.
