@@ -189,11 +189,27 @@ pub enum Error {
         /// The type.
         ty: GgmlType,
     },
-    /// No encoder for this type yet.
-    #[error("encoding to {ty} is not supported by this version: use F32, F16, BF16, Q8_0 or Q4_0")]
+    /// A type that files do not store weights in.
+    #[error("weights are not stored as {ty}: choose a type such as Q4_K, Q8_0 or F16")]
     CannotEncode {
         /// The type.
         ty: GgmlType,
+    },
+    /// An importance matrix for another number of columns.
+    #[error("importance for {found} columns does not fit {expected} weights: it was made for another model")]
+    ImportanceSize {
+        /// Columns of the importance.
+        found: usize,
+        /// Weights to pack.
+        expected: usize,
+    },
+    /// An importance that is no weight of a sum.
+    #[error("the importance of column {column} is {value}, expected a finite number of at least 0: collect it again")]
+    BadImportance {
+        /// Index of the column.
+        column: usize,
+        /// What is there.
+        value: f32,
     },
     /// The buffers given to [`crate::decode_row`] or [`crate::encode_row`] do not fit the type.
     #[error("{ty}: {bytes} bytes and {weights} weights do not fit together (blocks of {} weights in {} bytes)", ty.block_len(), ty.block_bytes())]

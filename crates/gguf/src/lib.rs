@@ -17,9 +17,11 @@
 
 pub mod blocks;
 mod cursor;
+pub mod encode;
 mod error;
 mod file;
 mod half;
+mod importance;
 mod metadata;
 mod mmap;
 mod parse;
@@ -33,8 +35,9 @@ mod writer;
 pub use error::Error;
 pub use file::{GgufFile, Part};
 pub use half::{BF16, F16};
+pub use importance::Importance;
 pub use metadata::Metadata;
-pub use rows::{decode_row, encode_row};
+pub use rows::{decode_blocks, decode_row, encode_blocks, encode_row};
 pub use split::split_file_name;
 pub use tensor::{TensorInfo, TensorView};
 pub use types::GgmlType;

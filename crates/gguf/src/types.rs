@@ -147,15 +147,17 @@ impl GgmlType {
 
     /// Whether [`crate::decode_row`] knows this type.
     pub const fn can_decode(self) -> bool {
-        matches!(
-            self,
-            Self::F32 | Self::F16 | Self::BF16 | Self::Q8_0 | Self::Q4_0 | Self::Q5_0 | Self::Q4_K | Self::Q6_K
-        )
+        crate::with_format!(self, _F => true, else self.block_len() == 1)
     }
 
     /// Whether [`crate::encode_row`] knows this type.
     pub const fn can_encode(self) -> bool {
-        matches!(self, Self::F32 | Self::F16 | Self::BF16 | Self::Q8_0 | Self::Q4_0)
+        crate::with_encoder!(self, _F => true, else matches!(self, Self::F32 | Self::F16 | Self::BF16 | Self::F64))
+    }
+
+    /// Bits that a weight takes, scales included.
+    pub const fn bits_per_weight(self) -> f64 {
+        8.0 * self.block_bytes() as f64 / self.block_len() as f64
     }
 }
 

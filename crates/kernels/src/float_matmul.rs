@@ -32,6 +32,14 @@ pub(crate) fn slab(
     }
 }
 
+/// As [`slab`], of `rows` rows that were decoded to single precision.
+pub(crate) fn decoded_slab(isa: Isa, decoded: &[f32], rows: usize, x: &Activations, sums: &mut [f32]) {
+    // SAFETY: the same memory as bytes, for the same lifetime; every f32 is four bytes, and bytes need no alignment.
+    let data = unsafe { std::slice::from_raw_parts(decoded.as_ptr().cast::<u8>(), size_of_val(decoded)) };
+    let slab = FloatSlab { data, rows, row_bytes: data.len() / rows, x, sums };
+    isa.run(Typed(slab, F32));
+}
+
 struct FloatSlab<'a> {
     data: &'a [u8],
     rows: usize,

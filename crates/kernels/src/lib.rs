@@ -8,12 +8,14 @@
 //! **Promise.** A result depends on its own inputs only: not on the thread count, the other rows of
 //! the batch, or the instruction set. `matmul.rs` begins with the rule that makes it so.
 //!
-//! Where to go next: `simd/` (the sixteen lanes), `panel.rs` (the formats), `matmul.rs` and `stream.rs` (products of many
+//! Where to go next: `simd/` (the sixteen lanes), `panel.rs` and `integer_form.rs` (the formats), `matmul.rs` and `stream.rs` (products of many
 //! columns, and of one), `attention.rs`, `team.rs`.
 
 mod activations;
 mod attention;
+mod encode;
 mod float_matmul;
+mod integer_form;
 mod math;
 mod matmul;
 mod ops;
@@ -24,6 +26,7 @@ mod team;
 
 pub use activations::{ActivationForms, Activations};
 pub use attention::{AttentionRow, AttentionShape, KvType, PAGE_POSITIONS, attention, page_len, write_page};
+pub use encode::{ErrorSums, Recode, check_rows, decode_rows, encode_rows, recode_rows};
 pub use math::{exp, log_sum_exp, softmax};
 pub use matmul::{Product, WeightMatrix, has_kernel, matmul};
 pub use ops::{RopePairing, RopeTable, add_assign, rms_norm, rope, swiglu};

@@ -11,10 +11,11 @@
 
 use std::cell::RefCell;
 
-use hublabio_gguf::GgmlType;
+use hublabio_gguf::{GgmlType, decode_row};
 
 use crate::activations::{ActivationForms, Activations, tiles};
 use crate::float_matmul;
+use crate::integer_form::{FlatForm, SuperForm};
 use crate::panel::{BLOCKS, CHUNK, Format, Panel, Q4_0, Q4K, Q5_0, Q6K, Q8_0, Scaling};
 use crate::simd::{Isa, LANES, Operation, Simd};
 use crate::stream::{FlatDot, Prefetch, SuperDot};
@@ -73,15 +74,54 @@ impl<'a> WeightMatrix<'a> {
     }
 }
 
+/// How the products of a type are computed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Route {
+    /// Float weights times float activations.
+    Float,
+    /// Decoded to single precision, then as float weights: formats whose scales do not fit the integer sums.
+    Decoded,
+    /// Integer sums per 32 weights.
+    Flat,
+    /// Integer sums per 256 weights.
+    Super,
+}
+
+/// `None` where there is no kernel: types that hold no weights.
+fn route_of(ty: GgmlType) -> Option<Route> {
+    use GgmlType as T;
+    Some(match ty {
+        T::F32 | T::F16 | T::BF16 => Route::Float,
+        T::F64 | T::NVFP4 | T::Q8_1 | T::Q8_K => Route::Decoded,
+        T::Q8_0 | T::Q4_0 | T::Q4_1 | T::Q5_0 | T::Q5_1 | T::IQ4_NL | T::IQ4_XS | T::MXFP4 | T::Q1_0 | T::Q2_0 => {
+            Route::Flat
+        }
+        T::Q2_K
+        | T::Q3_K
+        | T::Q4_K
+        | T::Q5_K
+        | T::Q6_K
+        | T::TQ1_0
+        | T::TQ2_0
+        | T::IQ1_S
+        | T::IQ1_M
+        | T::IQ2_XXS
+        | T::IQ2_XS
+        | T::IQ2_S
+        | T::IQ3_XXS
+        | T::IQ3_S => Route::Super,
+        _ => return None,
+    })
+}
+
 /// The activation form a type multiplies with; `None` where there is no kernel.
 fn forms_of(ty: GgmlType) -> Option<ActivationForms> {
     let none = ActivationForms::default();
-    match ty {
-        GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => Some(ActivationForms { float: true, ..none }),
-        GgmlType::Q8_0 | GgmlType::Q4_0 | GgmlType::Q5_0 => Some(ActivationForms { per32: true, ..none }),
-        GgmlType::Q4_K | GgmlType::Q6_K => Some(ActivationForms { per256: true, ..none }),
-        _ => None,
-    }
+    Some(match route_of(ty)? {
+        Route::Float | Route::Decoded => ActivationForms { float: true, ..none },
+        Route::Flat => ActivationForms { per32: true, ..none },
+        Route::Super => ActivationForms { per256: true, ..none },
+    })
 }
 
 /// Whether [`WeightMatrix`] can hold this type.
@@ -163,6 +203,8 @@ thread_local! {
     /// Sums of the slab in work, `[panels][n][16 rows]`, and the unpacked panels.
     static SCRATCH: RefCell<(Vec<f32>, Box<[Panel; PANELS_MAX]>)> =
         RefCell::new((Vec::new(), Box::new([const { Panel::zeroed() }; PANELS_MAX])));
+    /// The rows of the slab in work, for formats that are multiplied in single precision.
+    static DECODED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Job<'_> {
@@ -171,12 +213,22 @@ impl Job<'_> {
             sums.clear();
             sums.resize(rows.div_ceil(LANES) * x.n * LANES, 0.0);
             let slab = Slab { weights: self.weights, x, first_row, rows, sums, panels };
+            use GgmlType as T;
             match self.weights.ty {
-                GgmlType::Q8_0 => isa.run(Int8Slab(slab, Q8_0)),
-                GgmlType::Q4_0 => isa.run(Int8Slab(slab, Q4_0)),
-                GgmlType::Q5_0 => isa.run(Int8Slab(slab, Q5_0)),
-                GgmlType::Q4_K => isa.run(Int8Slab(slab, Q4K)),
-                GgmlType::Q6_K => isa.run(Int8Slab(slab, Q6K)),
+                T::Q8_0 => isa.run(Int8Slab(slab, Q8_0)),
+                T::Q4_0 => isa.run(Int8Slab(slab, Q4_0)),
+                T::Q5_0 => isa.run(Int8Slab(slab, Q5_0)),
+                T::Q4_K => isa.run(Int8Slab(slab, Q4K)),
+                T::Q6_K => isa.run(Int8Slab(slab, Q6K)),
+                ty if route_of(ty) == Some(Route::Flat) => isa.run(Int8Slab(slab, FlatForm::of(isa, ty))),
+                ty if route_of(ty) == Some(Route::Super) => isa.run(Int8Slab(slab, SuperForm::of(isa, ty))),
+                ty if route_of(ty) == Some(Route::Decoded) => DECODED.with_borrow_mut(|decoded| {
+                    let data =
+                        &self.weights.data[first_row * self.weights.row_bytes..][..rows * self.weights.row_bytes];
+                    decoded.resize(rows * self.weights.cols, 0.0);
+                    decode_row(ty, data, decoded).expect("`WeightMatrix::new` checked type and size");
+                    float_matmul::decoded_slab(isa, decoded, rows, x, sums);
+                }),
                 _ => float_matmul::slab(isa, &self.weights, x, (first_row, rows), sums),
             }
             // One copy out: the sums of a row panel are contiguous per column.
@@ -213,7 +265,7 @@ impl<T: Format> Operation for Int8Slab<'_, T> {
 
     #[inline(always)]
     fn eval<S: Simd>(self, s: S) {
-        let Slab { weights, x, first_row, rows, sums, panels } = self.0;
+        let Self(Slab { weights, x, first_row, rows, sums, panels }, format) = self;
         let n_panels = rows.div_ceil(LANES);
         let n_chunks = weights.cols.div_ceil(CHUNK);
         let mut pointers = [[std::ptr::null::<u8>(); LANES]; PANELS_MAX];
@@ -222,21 +274,22 @@ impl<T: Format> Operation for Int8Slab<'_, T> {
             *pointer = weights.data[(first_row + row.min(rows - 1)) * weights.row_bytes..].as_ptr();
         }
         if x.n == 1 {
-            stream::<S, T>(s, &weights, x, &pointers[0], sums);
+            stream(s, format, &weights, x, &pointers[0], sums);
             return;
         }
         let streaming = x.n <= COLS_STREAMING;
+        let scaling = format.scaling::<S>();
         for chunk in 0..n_chunks {
             let blocks = BLOCKS.min((weights.cols - chunk * CHUNK) / 32);
-            let offset = chunk * T::CHUNK_BYTES;
+            let offset = chunk * format.chunk_bytes();
             for p in 0..n_panels {
                 if streaming {
                     let next = pointers[p][0].wrapping_add(LANES * (weights.row_bytes + offset));
-                    Prefetch::new(next, LANES * T::CHUNK_BYTES).step(s);
+                    Prefetch::new(next, LANES * format.chunk_bytes()).step(s);
                 }
                 // SAFETY: `WeightMatrix::new` checked that every row holds `cols` weights, of which
                 // this chunk has `blocks` blocks of 32.
-                unsafe { T::unpack(s, &pointers[p], offset, blocks, &mut panels[p]) };
+                unsafe { format.unpack(s, &pointers[p], offset, blocks, &mut panels[p]) };
             }
             for tile in tiles(x.n, x.tile_cols) {
                 for p in 0..n_panels {
@@ -244,13 +297,13 @@ impl<T: Format> Operation for Int8Slab<'_, T> {
                     let sums = &mut sums[at..at + tile.width * LANES];
                     let place = Place { first_col: tile.first, chunk, blocks };
                     match tile.width {
-                        12 => chunk_times_tile::<S, T, 12>(s, &panels[p], x, place, sums),
-                        8 => chunk_times_tile::<S, T, 8>(s, &panels[p], x, place, sums),
-                        6 => chunk_times_tile::<S, T, 6>(s, &panels[p], x, place, sums),
-                        4 => chunk_times_tile::<S, T, 4>(s, &panels[p], x, place, sums),
-                        3 => chunk_times_tile::<S, T, 3>(s, &panels[p], x, place, sums),
-                        2 => chunk_times_tile::<S, T, 2>(s, &panels[p], x, place, sums),
-                        1 => chunk_times_tile::<S, T, 1>(s, &panels[p], x, place, sums),
+                        12 => chunk_times_tile::<S, 12>(s, scaling, &panels[p], x, place, sums),
+                        8 => chunk_times_tile::<S, 8>(s, scaling, &panels[p], x, place, sums),
+                        6 => chunk_times_tile::<S, 6>(s, scaling, &panels[p], x, place, sums),
+                        4 => chunk_times_tile::<S, 4>(s, scaling, &panels[p], x, place, sums),
+                        3 => chunk_times_tile::<S, 3>(s, scaling, &panels[p], x, place, sums),
+                        2 => chunk_times_tile::<S, 2>(s, scaling, &panels[p], x, place, sums),
+                        1 => chunk_times_tile::<S, 1>(s, scaling, &panels[p], x, place, sums),
                         _ => unreachable!("tiles() gives only the widths above"),
                     }
                 }
@@ -263,6 +316,7 @@ impl<T: Format> Operation for Int8Slab<'_, T> {
 #[inline(always)]
 fn stream<S: Simd, T: Format>(
     s: S,
+    format: T,
     weights: &WeightMatrix<'_>,
     x: &Activations,
     rows: &[*const u8; LANES],
@@ -273,24 +327,24 @@ fn stream<S: Simd, T: Format>(
     let mut acc = s.fsplat(0.0);
     for chunk in 0..n_chunks {
         let blocks = BLOCKS.min((weights.cols - chunk * CHUNK) / 32);
-        let offset = chunk * T::CHUNK_BYTES;
+        let offset = chunk * format.chunk_bytes();
         // The next sixteen rows follow in memory: this chunk's share of them.
         let next = rows[0].wrapping_add(LANES * (weights.row_bytes + offset));
         // Both: `WeightMatrix::new` checked that every row holds `cols` weights, of which this chunk
         // has `blocks` blocks of 32.
-        match T::scaling::<S>() {
-            Scaling::Flat { zero } => {
-                let prefetch = Prefetch::new(next, LANES * T::BLOCK_BYTES);
+        match format.scaling::<S>() {
+            Scaling::Flat { zero, .. } => {
+                let prefetch = Prefetch::new(next, LANES * format.chunk_bytes() / BLOCKS);
                 let mut dot = FlatDot::new(s, &x.per32, (chunk, blocks), zero, acc, prefetch);
                 // SAFETY: as above.
-                unsafe { T::unpack(s, rows, offset, blocks, &mut dot) };
+                unsafe { format.unpack(s, rows, offset, blocks, &mut dot) };
                 acc = dot.acc;
             }
             Scaling::Super { sub_block, float_min } => {
-                let prefetch = Prefetch::new(next, LANES * T::CHUNK_BYTES * sub_block / CHUNK);
+                let prefetch = Prefetch::new(next, LANES * format.chunk_bytes() * sub_block / CHUNK);
                 let mut dot = SuperDot::new(s, &x.per256, chunk, prefetch);
                 // SAFETY: as above.
-                unsafe { T::unpack(s, rows, offset, blocks, &mut dot) };
+                unsafe { format.unpack(s, rows, offset, blocks, &mut dot) };
                 acc = dot.finish(s, float_min, acc);
             }
         }
@@ -307,28 +361,79 @@ struct Place {
     blocks: usize,
 }
 
-/// `sums[W][16] += panel · W columns`, over one chunk.
+/// `sums[W][16] += panel · W columns`, over one chunk. The micro-kernels do not depend on the format, so the formats
+/// share them.
 #[inline(always)]
-fn chunk_times_tile<S: Simd, T: Format, const W: usize>(
+fn chunk_times_tile<S: Simd, const W: usize>(
     s: S,
+    scaling: Scaling,
     panel: &Panel,
     x: &Activations,
     place: Place,
     sums: &mut [f32],
 ) {
-    if W > S::TILE_COLS {
-        unreachable!("tiles() gives no wider tiles than the ISA has");
+    let tile = PanelTimesTile::<'_, W> { panel, x, place, sums };
+    match scaling {
+        Scaling::Flat { zero, min } => s.call(FlatTile { tile, zero, min }),
+        Scaling::Super { sub_block: 16, float_min } => s.call(SuperTile::<W, 16> { tile, float_min }),
+        Scaling::Super { float_min, .. } => s.call(SuperTile::<W, 32> { tile, float_min }),
     }
-    match T::scaling::<S>() {
-        Scaling::Flat { zero } => flat::<S, W>(s, panel, x, place, zero, sums),
-        Scaling::Super { sub_block, float_min } => {
-            super_block::<S, W>(s, panel, x, place, (sub_block, float_min), sums);
+}
+
+/// What a micro-kernel multiplies, and where the result goes.
+struct PanelTimesTile<'a, const W: usize> {
+    panel: &'a Panel,
+    x: &'a Activations,
+    place: Place,
+    sums: &'a mut [f32],
+}
+
+struct FlatTile<'a, const W: usize> {
+    tile: PanelTimesTile<'a, W>,
+    zero: u32,
+    min: bool,
+}
+
+struct SuperTile<'a, const W: usize, const SUB_BLOCK: usize> {
+    tile: PanelTimesTile<'a, W>,
+    float_min: bool,
+}
+
+impl<const W: usize> Operation for FlatTile<'_, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<S: Simd>(self, s: S) {
+        if W > S::TILE_COLS {
+            unreachable!("tiles() gives no wider tiles than the ISA has");
         }
+        let PanelTimesTile { panel, x, place, sums } = self.tile;
+        flat::<S, W>(s, panel, x, place, (self.zero, self.min), sums);
+    }
+}
+
+impl<const W: usize, const SUB_BLOCK: usize> Operation for SuperTile<'_, W, SUB_BLOCK> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<S: Simd>(self, s: S) {
+        if W > S::TILE_COLS {
+            unreachable!("tiles() gives no wider tiles than the ISA has");
+        }
+        let PanelTimesTile { panel, x, place, sums } = self.tile;
+        super_block::<S, W>(s, panel, x, place, (SUB_BLOCK, self.float_min), sums);
     }
 }
 
 #[inline(always)]
-fn flat<S: Simd, const W: usize>(s: S, panel: &Panel, x: &Activations, place: Place, zero: u32, sums: &mut [f32]) {
+fn flat<S: Simd, const W: usize>(
+    s: S,
+    panel: &Panel,
+    x: &Activations,
+    place: Place,
+    (zero, min): (u32, bool),
+    sums: &mut [f32],
+) {
     let Place { first_col, chunk, blocks } = place;
     let form = &x.per32;
     let values = &form.values[first_col * x.k / 4 + chunk * (CHUNK / 4) * W..][..blocks * 8 * W];
@@ -359,6 +464,14 @@ fn flat<S: Simd, const W: usize>(s: S, panel: &Panel, x: &Activations, place: Pl
             for c in 0..W {
                 let scale = s.fmul(d, s.fsplat(*scales.get_unchecked(b * W + c)));
                 acc[c] = s.fma(scale, s.to_f32(dot[c]), acc[c]);
+            }
+            if min {
+                let negative_min = s.fload(panel.negative_mins.as_ptr().add(b * LANES));
+                for c in 0..W {
+                    let scale = s.fmul(negative_min, s.fsplat(*scales.get_unchecked(b * W + c)));
+                    let negative_sum = s.to_f32(s.splat(*negative_sums.get_unchecked(b * W + c)));
+                    acc[c] = s.fma(scale, negative_sum, acc[c]);
+                }
             }
         }
         for c in 0..W {

@@ -1,16 +1,10 @@
 use super::*;
 use hublabio_gguf::decode_row;
 
-const TYPES: [GgmlType; 8] = [
-    GgmlType::F32,
-    GgmlType::F16,
-    GgmlType::BF16,
-    GgmlType::Q8_0,
-    GgmlType::Q4_0,
-    GgmlType::Q5_0,
-    GgmlType::Q4_K,
-    GgmlType::Q6_K,
-];
+/// Everything that can be a weight.
+fn types() -> impl Iterator<Item = GgmlType> {
+    GgmlType::ALL.iter().copied().filter(|&ty| has_kernel(ty))
+}
 
 /// A small deterministic generator (splitmix64): tests need no other source of bytes.
 struct Random(u64);
@@ -28,29 +22,59 @@ impl Random {
     }
 }
 
-/// Random bytes that decode to moderate, finite weights: every half-precision scale is overwritten.
+/// Where the half-precision scales of a block lie.
+fn half_scales(ty: GgmlType) -> &'static [usize] {
+    use GgmlType as T;
+    match ty {
+        T::Q4_1 | T::Q5_1 | T::Q8_1 | T::Q4_K | T::Q5_K => &[0, 2],
+        T::Q2_K => &[80, 82],
+        T::Q3_K => &[108],
+        T::Q6_K => &[208],
+        T::TQ1_0 => &[52],
+        T::TQ2_0 => &[64],
+        T::Q8_K | T::IQ1_M | T::MXFP4 | T::NVFP4 => &[],
+        _ => &[0],
+    }
+}
+
+/// Random bytes that decode to moderate, finite weights: every scale is overwritten.
 fn random_weights(random: &mut Random, ty: GgmlType, rows: usize, cols: usize) -> Vec<u8> {
     let n_bytes = ty.row_bytes(cols).unwrap() * rows;
     let mut bytes: Vec<u8> = (0..n_bytes).map(|_| random.next() as u8).collect();
-    let scale_offsets: &[usize] = match ty {
-        GgmlType::Q8_0 | GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::F16 => &[0],
-        GgmlType::Q4_K => &[0, 2],
-        GgmlType::Q6_K => &[208],
-        _ => &[],
-    };
-    if scale_offsets.is_empty() {
-        let width = if ty == GgmlType::F32 { 4 } else { 2 };
-        for value in bytes.chunks_exact_mut(width) {
-            let x = random.float().to_bits().to_le_bytes();
-            value.copy_from_slice(&x[4 - width..]);
+    match ty {
+        GgmlType::F64 => {
+            for value in bytes.chunks_exact_mut(8) {
+                value.copy_from_slice(&f64::from(random.float()).to_le_bytes());
+            }
+            return bytes;
         }
-        return bytes;
+        GgmlType::F32 | GgmlType::BF16 => {
+            let width = ty.block_bytes();
+            for value in bytes.chunks_exact_mut(width) {
+                let x = random.float().to_bits().to_le_bytes();
+                value.copy_from_slice(&x[4 - width..]);
+            }
+            return bytes;
+        }
+        _ => {}
     }
     for block in bytes.chunks_exact_mut(ty.block_bytes()) {
-        for &at in scale_offsets {
-            // Half precision with exponents around 2^-8 … 2^-5, either sign.
-            let h = ((random.next() as u16) & 0x83ff) | ((7 + (random.next() as u16 & 3)) << 10);
-            block[at..at + 2].copy_from_slice(&h.to_le_bytes());
+        // Half precision with exponents around 2^-8 … 2^-5, either sign.
+        let half = ((random.next() as u16) & 0x83ff) | ((7 + (random.next() as u16 & 3)) << 10);
+        for &at in half_scales(ty) {
+            block[at..at + 2].copy_from_slice(&half.to_le_bytes());
+        }
+        match ty {
+            GgmlType::Q8_K => block[..4].copy_from_slice(&(random.float() / 64.0).to_le_bytes()),
+            GgmlType::MXFP4 => block[0] = 118 + (block[0] & 3),
+            GgmlType::NVFP4 => block[..4].iter_mut().for_each(|scale| *scale = 8 + (*scale & 15)),
+            GgmlType::IQ1_M => {
+                // The scale's nibbles are the top nibbles of four words.
+                for (i, top) in block[48..56].iter_mut().skip(1).step_by(2).enumerate() {
+                    *top = *top & 15 | ((half >> (4 * i)) as u8 & 15) << 4;
+                }
+            }
+            _ => {}
         }
     }
     bytes
@@ -85,7 +109,7 @@ fn definition(ty: GgmlType, data: &[u8], (rows, cols): (usize, usize), x: &[f32]
 fn every_type_on_every_isa_equals_the_decoded_weights() {
     println!("instruction sets: {:?}", Isa::available().iter().map(|i| i.name()).collect::<Vec<_>>());
     let mut random = Random(1);
-    for ty in TYPES {
+    for ty in types() {
         for (rows, cols) in [(1, 256), (16, 512), (33, 256), (100, 768)] {
             let data = random_weights(&mut random, ty, rows, cols);
             for n in [1usize, 2, 3, 5, 13, 31] {
@@ -96,7 +120,11 @@ fn every_type_on_every_isa_equals_the_decoded_weights() {
                     let out = product(isa, 1, ty, &data, (rows, cols), &x);
                     // Rounding an activation to 8 bits errs by at most 1/254 of its block's largest (≤ 1);
                     // the errors are independent, so the sum stays within a few σ = ‖w‖ / 254 / √3.
-                    let tolerance = if ty.block_len() == 1 { 1e-5 } else { 6.0 / 254.0 / 3f64.sqrt() };
+                    let tolerance = if WeightMatrix::new(ty, &data, rows, cols).unwrap().forms().float {
+                        1e-5
+                    } else {
+                        6.0 / 254.0 / 3f64.sqrt()
+                    };
                     for (i, (&o, &(e, norm))) in out.iter().zip(&exact).enumerate() {
                         assert!(
                             (f64::from(o) - e).abs() <= tolerance * norm.max(1.0),
@@ -153,7 +181,7 @@ fn flat_formats_follow_the_rule_to_the_bit() {
 #[test]
 fn neighbours_and_threads_change_nothing() {
     let mut random = Random(3);
-    for ty in TYPES {
+    for ty in types() {
         let shape = (77, 1024);
         let data = random_weights(&mut random, ty, shape.0, shape.1);
         let x: Vec<f32> = (0..40 * shape.1).map(|_| random.float()).collect();
@@ -203,7 +231,7 @@ fn several_products_share_their_activations() {
 #[test]
 fn non_finite_numbers_are_not_lost() {
     let mut random = Random(5);
-    for ty in TYPES {
+    for ty in types() {
         let data = random_weights(&mut random, ty, 16, 256);
         for bad in [f32::NAN, f32::INFINITY] {
             let mut x: Vec<f32> = (0..256).map(|_| random.float()).collect();
@@ -220,5 +248,5 @@ fn non_finite_numbers_are_not_lost() {
 fn shapes_that_do_not_fit_are_refused() {
     assert!(matches!(WeightMatrix::new(GgmlType::Q4_0, &[0; 18], 1, 33), Err(Error::BadRow { .. })));
     assert!(matches!(WeightMatrix::new(GgmlType::Q4_0, &[0; 17], 1, 32), Err(Error::BadSize { .. })));
-    assert!(matches!(WeightMatrix::new(GgmlType::Q8_1, &[0; 36], 1, 32), Err(Error::UnsupportedType { .. })));
+    assert!(matches!(WeightMatrix::new(GgmlType::I8, &[0; 36], 1, 36), Err(Error::UnsupportedType { .. })));
 }

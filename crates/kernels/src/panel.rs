@@ -11,8 +11,8 @@
 //! multiplies them as they come, so that they never leave the registers.
 //!
 //! Nothing is stored between calls: the weights stay in the file's own layout, and a panel lives
-//! in the L1 cache for as long as the chunk is used. To add a format, write its unpacker here;
-//! the GEMM and the tests pick it up through [`Format`].
+//! in the L1 cache for as long as the chunk is used. Formats without an unpacker here go through their scalar integer
+//! form (`integer_form.rs`). To make one fast, write its unpacker; the GEMM and the tests pick it up through [`Format`].
 
 use crate::simd::{LANES, Simd};
 
@@ -35,6 +35,8 @@ pub(crate) struct Panel {
     /// Super-block formats: integer mins as pairs of i16, one for each half of a block of 32:
     /// `[8 blocks][16 rows]`.
     pub mins: [u32; BLOCKS * LANES],
+    /// Flat formats with a minimum: its negative, `[8 blocks][16 rows]`.
+    pub negative_mins: [f32; BLOCKS * LANES],
 }
 
 impl Panel {
@@ -44,6 +46,7 @@ impl Panel {
             scales: [0.0; BLOCKS * LANES],
             sub_scales: [0; 16 * LANES],
             mins: [0; BLOCKS * LANES],
+            negative_mins: [0.0; BLOCKS * LANES],
         }
     }
 }
@@ -51,8 +54,9 @@ impl Panel {
 /// How the scales of a format enter the product, which is what the GEMM must know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Scaling {
-    /// One float scale per 32 weights; `zero` is what the stored quants have too much.
-    Flat { zero: u32 },
+    /// One float scale per 32 weights; `zero` is what the stored quants have too much. With `min`, each block also adds a
+    /// float of its own to every weight.
+    Flat { zero: u32, min: bool },
     /// One float scale per 256 weights, integer scales per `sub_block` weights, integer mins per
     /// 16, which have their own float scale where `float_min`, else share the first.
     Super { sub_block: usize, float_min: bool },
@@ -61,14 +65,19 @@ pub(crate) enum Scaling {
 /// A block format that the int8 GEMM can read.
 pub(crate) trait Format: Copy + Send + Sync + 'static {
     /// Bytes of a chunk of one row.
-    const CHUNK_BYTES: usize;
-    /// Bytes of 32 weights of a flat format.
-    const BLOCK_BYTES: usize;
-    fn scaling<S: Simd>() -> Scaling;
+    fn chunk_bytes(self) -> usize;
+    fn scaling<S: Simd>(self) -> Scaling;
     /// Gives `out` what `blocks` blocks of 32 weights of 16 rows hold, from `offset` in each row.
     /// # Safety
     /// Each row has `blocks` blocks readable at `offset`.
-    unsafe fn unpack<S: Simd>(s: S, rows: &[*const u8; LANES], offset: usize, blocks: usize, out: &mut impl Sink<S>);
+    unsafe fn unpack<S: Simd>(
+        self,
+        s: S,
+        rows: &[*const u8; LANES],
+        offset: usize,
+        blocks: usize,
+        out: &mut impl Sink<S>,
+    );
 }
 
 /// Where an unpacker's vectors go. A *part* is what shares one scale: 32 weights of a flat format, a sub-block of a
@@ -76,6 +85,8 @@ pub(crate) trait Format: Copy + Send + Sync + 'static {
 pub(crate) trait Sink<S: Simd> {
     /// Float scale of block `row` (flat), or d (0) and dmin (1). Comes before the quants it belongs to.
     fn scale(&mut self, s: S, row: usize, f: S::F);
+    /// The negative minimum of block `row` of a flat format. Comes before the quants it belongs to.
+    fn negative_min(&mut self, s: S, row: usize, f: S::F);
     /// Integer scale of a sub-block. All come before the quants.
     fn sub_scale(&mut self, s: S, sub: usize, v: S::V);
     /// Integer mins of the two halves of a block of 32, as two i16.
@@ -92,6 +103,12 @@ impl<S: Simd> Sink<S> for Panel {
         debug_assert!(row < BLOCKS);
         // SAFETY: `row` is below 8 in every unpacker (asserted in debug builds), 16 lanes each.
         unsafe { s.fstore(self.scales.as_mut_ptr().add(row * LANES), f) }
+    }
+    #[inline(always)]
+    fn negative_min(&mut self, s: S, row: usize, f: S::F) {
+        debug_assert!(row < BLOCKS);
+        // SAFETY: `row` is below 8 in every unpacker (asserted in debug builds), 16 lanes each.
+        unsafe { s.fstore(self.negative_mins.as_mut_ptr().add(row * LANES), f) }
     }
     #[inline(always)]
     fn sub_scale(&mut self, s: S, sub: usize, v: S::V) {
@@ -120,17 +137,26 @@ impl<S: Simd> Sink<S> for Panel {
 pub(crate) struct Q8_0;
 
 impl Format for Q8_0 {
-    const CHUNK_BYTES: usize = 8 * 34;
-    const BLOCK_BYTES: usize = 34;
     #[inline(always)]
-    fn scaling<S: Simd>() -> Scaling {
-        Scaling::Flat { zero: if S::SIGNED_PANEL { 0 } else { 128 } }
+    fn chunk_bytes(self) -> usize {
+        8 * 34
     }
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, rows: &[*const u8; LANES], offset: usize, blocks: usize, out: &mut impl Sink<S>) {
+    fn scaling<S: Simd>(self) -> Scaling {
+        Scaling::Flat { zero: if S::SIGNED_PANEL { 0 } else { 128 }, min: false }
+    }
+    #[inline(always)]
+    unsafe fn unpack<S: Simd>(
+        self,
+        s: S,
+        rows: &[*const u8; LANES],
+        offset: usize,
+        blocks: usize,
+        out: &mut impl Sink<S>,
+    ) {
         let flip = s.splat(if S::SIGNED_PANEL { 0 } else { 0x8080_8080 });
         for b in 0..blocks {
-            let at = offset + b * Self::BLOCK_BYTES;
+            let at = offset + b * 34;
             // SAFETY: a block of 34 bytes is readable at `at`.
             let (d, low, high) =
                 unsafe { (s.gather_u16(rows, at), s.load_transposed(rows, at + 2), s.load_transposed(rows, at + 18)) };
@@ -149,17 +175,26 @@ impl Format for Q8_0 {
 pub(crate) struct Q4_0;
 
 impl Format for Q4_0 {
-    const CHUNK_BYTES: usize = 8 * 18;
-    const BLOCK_BYTES: usize = 18;
     #[inline(always)]
-    fn scaling<S: Simd>() -> Scaling {
-        Scaling::Flat { zero: 8 }
+    fn chunk_bytes(self) -> usize {
+        8 * 18
     }
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, rows: &[*const u8; LANES], offset: usize, blocks: usize, out: &mut impl Sink<S>) {
+    fn scaling<S: Simd>(self) -> Scaling {
+        Scaling::Flat { zero: 8, min: false }
+    }
+    #[inline(always)]
+    unsafe fn unpack<S: Simd>(
+        self,
+        s: S,
+        rows: &[*const u8; LANES],
+        offset: usize,
+        blocks: usize,
+        out: &mut impl Sink<S>,
+    ) {
         let nibble = s.splat(0x0f0f_0f0f);
         for b in 0..blocks {
-            let at = offset + b * Self::BLOCK_BYTES;
+            let at = offset + b * 18;
             // SAFETY: a block of 18 bytes is readable at `at`.
             let (d, qs) = unsafe { (s.gather_u16(rows, at), s.load_transposed(rows, at + 2)) };
             out.scale(s, b, s.f16_to_f32(d));
@@ -186,17 +221,26 @@ fn fifth_bits<S: Simd, const SHIFT: u32>(s: S, qh: S::V) -> S::V {
 }
 
 impl Format for Q5_0 {
-    const CHUNK_BYTES: usize = 8 * 22;
-    const BLOCK_BYTES: usize = 22;
     #[inline(always)]
-    fn scaling<S: Simd>() -> Scaling {
-        Scaling::Flat { zero: 16 }
+    fn chunk_bytes(self) -> usize {
+        8 * 22
     }
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, rows: &[*const u8; LANES], offset: usize, blocks: usize, out: &mut impl Sink<S>) {
+    fn scaling<S: Simd>(self) -> Scaling {
+        Scaling::Flat { zero: 16, min: false }
+    }
+    #[inline(always)]
+    unsafe fn unpack<S: Simd>(
+        self,
+        s: S,
+        rows: &[*const u8; LANES],
+        offset: usize,
+        blocks: usize,
+        out: &mut impl Sink<S>,
+    ) {
         let nibble = s.splat(0x0f0f_0f0f);
         for b in 0..blocks {
-            let at = offset + b * Self::BLOCK_BYTES;
+            let at = offset + b * 22;
             // SAFETY: a block of 22 bytes is readable at `at`.
             let (d, qh, qs) =
                 unsafe { (s.gather_u16(rows, at), s.gather_u32(rows, at + 2), s.load_transposed(rows, at + 6)) };
@@ -225,14 +269,23 @@ fn twice<S: Simd>(s: S, v: S::V) -> S::V {
 pub(crate) struct Q4K;
 
 impl Format for Q4K {
-    const CHUNK_BYTES: usize = 144;
-    const BLOCK_BYTES: usize = 0;
     #[inline(always)]
-    fn scaling<S: Simd>() -> Scaling {
+    fn chunk_bytes(self) -> usize {
+        144
+    }
+    #[inline(always)]
+    fn scaling<S: Simd>(self) -> Scaling {
         Scaling::Super { sub_block: 32, float_min: true }
     }
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, rows: &[*const u8; LANES], offset: usize, _blocks: usize, out: &mut impl Sink<S>) {
+    unsafe fn unpack<S: Simd>(
+        self,
+        s: S,
+        rows: &[*const u8; LANES],
+        offset: usize,
+        _blocks: usize,
+        out: &mut impl Sink<S>,
+    ) {
         // The first 16 bytes are d, dmin and the packed scales: words d|dmin, A, B, C.
         // SAFETY: a block of 144 bytes is readable at `offset`.
         let [dd, a, b, c] = unsafe { s.load_transposed(rows, offset) };
@@ -279,14 +332,23 @@ impl Format for Q4K {
 pub(crate) struct Q6K;
 
 impl Format for Q6K {
-    const CHUNK_BYTES: usize = 210;
-    const BLOCK_BYTES: usize = 0;
     #[inline(always)]
-    fn scaling<S: Simd>() -> Scaling {
+    fn chunk_bytes(self) -> usize {
+        210
+    }
+    #[inline(always)]
+    fn scaling<S: Simd>(self) -> Scaling {
         Scaling::Super { sub_block: 16, float_min: false }
     }
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, rows: &[*const u8; LANES], offset: usize, _blocks: usize, out: &mut impl Sink<S>) {
+    unsafe fn unpack<S: Simd>(
+        self,
+        s: S,
+        rows: &[*const u8; LANES],
+        offset: usize,
+        _blocks: usize,
+        out: &mut impl Sink<S>,
+    ) {
         // SAFETY: a block of 210 bytes is readable at `offset`.
         let (d, scales) = unsafe { (s.gather_u16(rows, offset + 208), s.load_transposed(rows, offset + 192)) };
         out.scale(s, 0, s.f16_to_f32(d));

@@ -46,6 +46,7 @@ pub(crate) struct FlatDot<'a, S: Simd> {
     /// Two chains, so that one waits less for the other.
     dot: [S::V; 2],
     d: S::F,
+    negative_min: Option<S::F>,
     /// The sums of the 16 rows so far.
     pub acc: S::F,
 }
@@ -68,6 +69,7 @@ impl<'a, S: Simd> FlatDot<'a, S> {
             zero: s.splat(zero),
             dot: [s.splat(0); 2],
             d: s.fsplat(0.0),
+            negative_min: None,
             acc,
         }
     }
@@ -81,6 +83,10 @@ impl<S: Simd> Sink<S> for FlatDot<'_, S> {
         // SAFETY: an unpacker of `blocks` blocks names rows below `blocks` (asserted in debug builds).
         let sum = unsafe { *self.negative_sums.get_unchecked(row) };
         self.dot = [s.mul(s.splat(sum), self.zero), s.splat(0)];
+    }
+    #[inline(always)]
+    fn negative_min(&mut self, _s: S, _row: usize, f: S::F) {
+        self.negative_min = Some(f);
     }
     #[inline(always)]
     fn sub_scale(&mut self, _s: S, _sub: usize, _v: S::V) {}
@@ -99,8 +105,12 @@ impl<S: Simd> Sink<S> for FlatDot<'_, S> {
         self.prefetch.step(s);
         debug_assert!(part < self.scales.len());
         // SAFETY: an unpacker of `blocks` blocks ends parts below `blocks` (asserted in debug builds).
-        let scale = s.fmul(self.d, s.fsplat(unsafe { *self.scales.get_unchecked(part) }));
-        self.acc = s.fma(scale, s.to_f32(s.add(self.dot[0], self.dot[1])), self.acc);
+        let a = s.fsplat(unsafe { *self.scales.get_unchecked(part) });
+        self.acc = s.fma(s.fmul(self.d, a), s.to_f32(s.add(self.dot[0], self.dot[1])), self.acc);
+        if let Some(negative_min) = self.negative_min {
+            let negative_sum = s.to_f32(s.splat(self.negative_sums[part]));
+            self.acc = s.fma(s.fmul(negative_min, a), negative_sum, self.acc);
+        }
     }
 }
 
@@ -154,6 +164,8 @@ impl<S: Simd> Sink<S> for SuperDot<'_, S> {
     fn scale(&mut self, _s: S, row: usize, f: S::F) {
         self.d[row] = f;
     }
+    #[inline(always)]
+    fn negative_min(&mut self, _s: S, _row: usize, _f: S::F) {}
     #[inline(always)]
     fn sub_scale(&mut self, s: S, sub: usize, v: S::V) {
         let place = &mut self.sub_scales[sub * LANES..(sub + 1) * LANES];

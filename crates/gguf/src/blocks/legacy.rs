@@ -1,4 +1,4 @@
-//! The older formats: 32 weights and one scale.
+//! The older formats: 32 weights, one scale and in some a minimum.
 //!
 //! In all 4-bit parts, byte `j` holds weight `j` in its low and weight `j + 16` in its high nibble:
 //! ```text
@@ -7,187 +7,206 @@
 //! bits 4-7:  w[16]     w[17]   …     w[31]
 //! ```
 
-use super::{LEGACY_BLOCK_LEN, field};
+use super::{Integers, LEGACY_BLOCK_LEN, block_format, layout};
+use crate::encode::legacy::{quantize_q4_0, quantize_q4_1, quantize_q5_0, quantize_q5_1, quantize_q8_0};
 use crate::half::F16;
 
-/// Q8_0: `w[i] = scale * quants[i]`.
-/// ```text
-/// 0      2                     34
-/// | scale | q[0] … q[31] (i8)   |
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct BlockQ8_0 {
-    /// Scale of all 32 weights.
-    pub scale: F16,
-    /// Signed 8-bit weights.
-    pub quants: [i8; 32],
-}
-const _: () = assert!(size_of::<BlockQ8_0>() == 34);
-
-/// Q4_0: `w[i] = scale * (q[i] - 8)`, `q` in 0..16.
-/// ```text
-/// 0      2                                  18
-/// | scale | nibbles, see the module's picture |
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct BlockQ4_0 {
-    /// Scale of all 32 weights.
-    pub scale: F16,
-    /// Two weights per byte.
-    pub quants: [u8; 16],
-}
-const _: () = assert!(size_of::<BlockQ4_0>() == 18);
-
-/// Q5_0: `w[i] = scale * (q[i] - 16)`, `q` in 0..32; its fifth bit is bit `i` of the little-endian word `high_bits`.
-/// ```text
-/// 0      2           6                                  22
-/// | scale | high_bits | nibbles, see the module's picture |
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct BlockQ5_0 {
-    /// Scale of all 32 weights.
-    pub scale: F16,
-    /// Bit 4 of every weight.
-    pub high_bits: [u8; 4],
-    /// Bits 0 to 3, two weights per byte.
-    pub quants: [u8; 16],
-}
-const _: () = assert!(size_of::<BlockQ5_0>() == 22);
-
-impl BlockQ8_0 {
-    /// From the bytes of a file.
-    #[inline]
-    pub const fn from_bytes(bytes: &[u8; 34]) -> Self {
-        let raw: [u8; 32] = field(bytes, 2);
-        let mut quants = [0i8; 32];
-        let mut i = 0;
-        while i < 32 {
-            quants[i] = raw[i].cast_signed();
-            i += 1;
-        }
-        Self { scale: F16::from_le_bytes(field(bytes, 0)), quants }
+layout! {
+    /// Q8_0: `w[i] = scale * quants[i]`.
+    /// ```text
+    /// 0      2                     34
+    /// | scale | q[0] … q[31] (i8)   |
+    /// ```
+    pub struct BlockQ8_0: 34 {
+        /// Scale of all 32 weights.
+        pub scale: F16,
+        /// Signed 8-bit weights.
+        pub quants: [i8; 32],
     }
 
-    /// As the bytes of a file.
-    pub fn to_bytes(&self) -> [u8; 34] {
-        let mut bytes = [0; 34];
-        bytes[..2].copy_from_slice(&self.scale.to_le_bytes());
-        for (byte, &quant) in bytes[2..].iter_mut().zip(&self.quants) {
-            *byte = quant.cast_unsigned();
-        }
-        bytes
-    }
-}
-
-impl BlockQ4_0 {
-    /// From the bytes of a file.
-    #[inline]
-    pub const fn from_bytes(bytes: &[u8; 18]) -> Self {
-        Self { scale: F16::from_le_bytes(field(bytes, 0)), quants: field(bytes, 2) }
+    /// Q4_0: `w[i] = scale * (q[i] - 8)`, `q` in 0..16.
+    /// ```text
+    /// 0      2                                  18
+    /// | scale | nibbles, see the module's picture |
+    /// ```
+    pub struct BlockQ4_0: 18 {
+        /// Scale of all 32 weights.
+        pub scale: F16,
+        /// Two weights per byte.
+        pub quants: [u8; 16],
     }
 
-    /// As the bytes of a file.
-    pub fn to_bytes(&self) -> [u8; 18] {
-        let mut bytes = [0; 18];
-        bytes[..2].copy_from_slice(&self.scale.to_le_bytes());
-        bytes[2..].copy_from_slice(&self.quants);
-        bytes
+    /// Q5_0: `w[i] = scale * (q[i] - 16)`, `q` in 0..32; its fifth bit is bit `i` of the little-endian word `high_bits`.
+    /// ```text
+    /// 0      2           6                                  22
+    /// | scale | high_bits | nibbles, see the module's picture |
+    /// ```
+    pub struct BlockQ5_0: 22 {
+        /// Scale of all 32 weights.
+        pub scale: F16,
+        /// Bit 4 of every weight.
+        pub high_bits: [u8; 4],
+        /// Bits 0 to 3, two weights per byte.
+        pub quants: [u8; 16],
+    }
+
+    /// Q4_1: `w[i] = scale * q[i] + min`, `q` in 0..16.
+    /// ```text
+    /// 0      2     4                                  20
+    /// | scale | min | nibbles, see the module's picture |
+    /// ```
+    pub struct BlockQ4_1: 20 {
+        /// Scale of all 32 weights.
+        pub scale: F16,
+        /// What `q = 0` stands for; usually negative.
+        pub min: F16,
+        /// Two weights per byte.
+        pub quants: [u8; 16],
+    }
+
+    /// Q5_1: `w[i] = scale * q[i] + min`, `q` in 0..32; `high_bits` as in [`BlockQ5_0`].
+    /// ```text
+    /// 0      2     4           8                                  24
+    /// | scale | min | high_bits | nibbles, see the module's picture |
+    /// ```
+    pub struct BlockQ5_1: 24 {
+        /// Scale of all 32 weights.
+        pub scale: F16,
+        /// What `q = 0` stands for; usually negative.
+        pub min: F16,
+        /// Bit 4 of every weight.
+        pub high_bits: [u8; 4],
+        /// Bits 0 to 3, two weights per byte.
+        pub quants: [u8; 16],
+    }
+
+    /// Q8_1: `w[i] = scale * quants[i]`. Made for activations: `sum` saves their dot products with a minimum a pass, and
+    /// the weights do not depend on it.
+    /// ```text
+    /// 0      2     4                     36
+    /// | scale | sum | q[0] … q[31] (i8)   |
+    /// ```
+    pub struct BlockQ8_1: 36 {
+        /// Scale of all 32 weights.
+        pub scale: F16,
+        /// `scale * Σ quants`, rounded.
+        pub sum: F16,
+        /// Signed 8-bit weights.
+        pub quants: [i8; 32],
     }
 }
 
-impl BlockQ5_0 {
-    /// From the bytes of a file.
-    #[inline]
-    pub const fn from_bytes(bytes: &[u8; 22]) -> Self {
-        Self { scale: F16::from_le_bytes(field(bytes, 0)), high_bits: field(bytes, 2), quants: field(bytes, 6) }
-    }
+block_format!(BlockQ8_0 = Q8_0, dequantize_q8_0, unpack_q8_0, quantize_q8_0);
+block_format!(BlockQ8_1 = Q8_1, dequantize_q8_1, unpack_q8_1);
+block_format!(BlockQ4_0 = Q4_0, dequantize_q4_0, unpack_q4_0, quantize_q4_0);
+block_format!(BlockQ4_1 = Q4_1, dequantize_q4_1, unpack_q4_1, quantize_q4_1);
+block_format!(BlockQ5_0 = Q5_0, dequantize_q5_0, unpack_q5_0, quantize_q5_0);
+block_format!(BlockQ5_1 = Q5_1, dequantize_q5_1, unpack_q5_1, quantize_q5_1);
+
+/// Thirty-two 4-bit numbers, as in the module's picture.
+#[inline(always)]
+pub(super) fn nibbles(quants: &[u8; 16]) -> [i8; 32] {
+    std::array::from_fn(|i| (if i < 16 { quants[i] & 15 } else { quants[i - 16] >> 4 }) as i8)
+}
+
+/// Thirty-two 5-bit numbers: nibbles, and the fifth bit of number `i` as bit `i` of a little-endian word.
+#[inline(always)]
+fn five_bits(quants: &[u8; 16], high_bits: [u8; 4]) -> [i8; 32] {
+    let (low, high_bits) = (nibbles(quants), u32::from_le_bytes(high_bits));
+    std::array::from_fn(|i| low[i] | ((high_bits >> i & 1) << 4) as i8)
 }
 
 /// Decodes one block.
 #[inline]
 pub fn dequantize_q8_0(block: &BlockQ8_0, out: &mut [f32; LEGACY_BLOCK_LEN]) {
-    let scale = block.scale.to_f32();
-    for (weight, &quant) in out.iter_mut().zip(&block.quants) {
-        *weight = scale * f32::from(quant);
-    }
+    scaled(block.scale, &block.quants, out);
+}
+
+/// Decodes one block.
+#[inline]
+pub fn dequantize_q8_1(block: &BlockQ8_1, out: &mut [f32; LEGACY_BLOCK_LEN]) {
+    scaled(block.scale, &block.quants, out);
 }
 
 /// Decodes one block.
 #[inline]
 pub fn dequantize_q4_0(block: &BlockQ4_0, out: &mut [f32; LEGACY_BLOCK_LEN]) {
-    let scale = block.scale.to_f32();
-    for (j, &byte) in block.quants.iter().enumerate() {
-        out[j] = scale * f32::from((byte & 15) as i8 - 8);
-        out[j + 16] = scale * f32::from((byte >> 4) as i8 - 8);
-    }
+    scaled(block.scale, &nibbles(&block.quants).map(|quant| quant - 8), out);
 }
 
 /// Decodes one block.
 #[inline]
 pub fn dequantize_q5_0(block: &BlockQ5_0, out: &mut [f32; LEGACY_BLOCK_LEN]) {
-    let scale = block.scale.to_f32();
-    let high_bits = u32::from_le_bytes(block.high_bits);
-    let high = |i: usize| ((high_bits >> i) as u8 & 1) << 4;
-    for (j, &byte) in block.quants.iter().enumerate() {
-        out[j] = scale * f32::from((byte & 15 | high(j)) as i8 - 16);
-        out[j + 16] = scale * f32::from((byte >> 4 | high(j + 16)) as i8 - 16);
+    scaled(block.scale, &five_bits(&block.quants, block.high_bits).map(|quant| quant - 16), out);
+}
+
+/// Decodes one block.
+#[inline]
+pub fn dequantize_q4_1(block: &BlockQ4_1, out: &mut [f32; LEGACY_BLOCK_LEN]) {
+    scaled(block.scale, &nibbles(&block.quants), out);
+    add(block.min, out);
+}
+
+/// Decodes one block.
+#[inline]
+pub fn dequantize_q5_1(block: &BlockQ5_1, out: &mut [f32; LEGACY_BLOCK_LEN]) {
+    scaled(block.scale, &five_bits(&block.quants, block.high_bits), out);
+    add(block.min, out);
+}
+
+#[inline(always)]
+fn scaled(scale: F16, quants: &[i8; LEGACY_BLOCK_LEN], out: &mut [f32; LEGACY_BLOCK_LEN]) {
+    let scale = scale.to_f32();
+    for (weight, &quant) in out.iter_mut().zip(quants) {
+        *weight = scale * f32::from(quant);
     }
 }
 
-/// Packs 32 weights: the largest magnitude becomes ±127.
-///
-/// # Errors
-/// The index of a weight that is not finite or whose block scale does not fit half precision.
-pub fn quantize_q8_0(weights: &[f32; LEGACY_BLOCK_LEN]) -> Result<BlockQ8_0, usize> {
-    let largest = largest_magnitude(weights)?;
-    let scale = weights[largest].abs() / 127.0;
-    let stored = F16::from_f32(scale);
-    if !stored.to_f32().is_finite() {
-        return Err(largest);
+#[inline(always)]
+fn add(min: F16, out: &mut [f32; LEGACY_BLOCK_LEN]) {
+    let min = min.to_f32();
+    for weight in out {
+        *weight += min;
     }
-    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    let mut quants = [0; 32];
-    for (quant, &weight) in quants.iter_mut().zip(weights) {
-        // Halves round away from zero, as in ggml. The cast saturates where 1/scale overflowed to infinity.
-        *quant = (weight * inverse).round() as i8;
-    }
-    Ok(BlockQ8_0 { scale: stored, quants })
 }
 
-/// Packs 32 weights: the one of largest magnitude becomes -8 times the scale, whose sign is chosen for that.
-///
-/// # Errors
-/// As [`quantize_q8_0`].
-pub fn quantize_q4_0(weights: &[f32; LEGACY_BLOCK_LEN]) -> Result<BlockQ4_0, usize> {
-    let largest = largest_magnitude(weights)?;
-    let scale = weights[largest] / -8.0;
-    let stored = F16::from_f32(scale);
-    if !stored.to_f32().is_finite() {
-        return Err(largest);
-    }
-    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    // Adding 8.5 and truncating rounds the shifted value to nearest; the cast saturates at 0.
-    let quant = |weight: f32| ((weight * inverse + 8.5) as u8).min(15);
-    let mut quants = [0; 16];
-    for (j, byte) in quants.iter_mut().enumerate() {
-        *byte = quant(weights[j]) | quant(weights[j + 16]) << 4;
-    }
-    Ok(BlockQ4_0 { scale: stored, quants })
+/// The integer form.
+#[inline(always)]
+pub fn unpack_q8_0(block: &BlockQ8_0, out: &mut [Integers; 1]) {
+    out[0] = Integers { quants: block.quants, scale: block.scale.to_f32(), ..Integers::default() };
 }
 
-/// Index of the first weight with the largest magnitude; the error is the index of one that is not finite.
-fn largest_magnitude(weights: &[f32; LEGACY_BLOCK_LEN]) -> Result<usize, usize> {
-    let mut largest = 0;
-    for (i, weight) in weights.iter().enumerate() {
-        if !weight.is_finite() {
-            return Err(i);
-        }
-        if weight.abs() > weights[largest].abs() {
-            largest = i;
-        }
-    }
-    Ok(largest)
+/// The integer form.
+#[inline(always)]
+pub fn unpack_q8_1(block: &BlockQ8_1, out: &mut [Integers; 1]) {
+    out[0] = Integers { quants: block.quants, scale: block.scale.to_f32(), ..Integers::default() };
+}
+
+/// The integer form.
+#[inline(always)]
+pub fn unpack_q4_0(block: &BlockQ4_0, out: &mut [Integers; 1]) {
+    let quants = nibbles(&block.quants).map(|quant| quant - 8);
+    out[0] = Integers { quants, scale: block.scale.to_f32(), ..Integers::default() };
+}
+
+/// The integer form.
+#[inline(always)]
+pub fn unpack_q5_0(block: &BlockQ5_0, out: &mut [Integers; 1]) {
+    let quants = five_bits(&block.quants, block.high_bits).map(|quant| quant - 16);
+    out[0] = Integers { quants, scale: block.scale.to_f32(), ..Integers::default() };
+}
+
+/// The integer form.
+#[inline(always)]
+pub fn unpack_q4_1(block: &BlockQ4_1, out: &mut [Integers; 1]) {
+    let (scale, min_scale) = (block.scale.to_f32(), block.min.to_f32());
+    out[0] = Integers { quants: nibbles(&block.quants), steps: [1; 2], mins: [1; 2], scale, min_scale };
+}
+
+/// The integer form.
+#[inline(always)]
+pub fn unpack_q5_1(block: &BlockQ5_1, out: &mut [Integers; 1]) {
+    let (scale, min_scale) = (block.scale.to_f32(), block.min.to_f32());
+    let quants = five_bits(&block.quants, block.high_bits);
+    out[0] = Integers { quants, steps: [1; 2], mins: [1; 2], scale, min_scale };
 }

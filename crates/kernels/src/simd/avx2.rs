@@ -24,6 +24,15 @@ pub(super) unsafe fn run<O: Operation>(op: O, simd: Avx2) -> O::Output {
     op.eval(simd)
 }
 
+/// As [`run`], never inlined.
+/// # Safety
+/// As [`run`].
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline(never)]
+unsafe fn call<O: Operation>(op: O, simd: Avx2) -> O::Output {
+    op.eval(simd)
+}
+
 /// Lanes 0–7 and 8–15.
 #[derive(Clone, Copy)]
 pub(crate) struct V(__m256i, __m256i);
@@ -325,5 +334,10 @@ impl Simd for Avx2 {
     fn prefetch(self, p: *const u8) {
         // SAFETY: a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
+    #[inline(always)]
+    fn call<O: Operation>(self, op: O) -> O::Output {
+        // SAFETY: `self` proves the features.
+        unsafe { call(op, self) }
     }
 }

@@ -31,6 +31,15 @@ pub(super) unsafe fn run<O: Operation>(op: O, simd: Avx512) -> O::Output {
     op.eval(simd)
 }
 
+/// As [`run`], never inlined.
+/// # Safety
+/// As [`run`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline(never)]
+unsafe fn call<O: Operation>(op: O, simd: Avx512) -> O::Output {
+    op.eval(simd)
+}
+
 // Plain functions, not closures: a closure does not inherit the attributes of the function around it, and what it
 // calls would not be inlined.
 
@@ -214,5 +223,10 @@ impl Simd for Avx512 {
     fn prefetch(self, p: *const u8) {
         // SAFETY: a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
+    #[inline(always)]
+    fn call<O: Operation>(self, op: O) -> O::Output {
+        // SAFETY: `self` proves the features.
+        unsafe { call(op, self) }
     }
 }

@@ -129,6 +129,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn load_transposed(self, rows: &[*const u8; LANES], offset: usize) -> [Self::V; 4];
     /// Asks for the cache line at `p`, into the second level; any address is allowed.
     fn prefetch(self, p: *const u8);
+    /// Runs `op` for the same instruction set as a function of its own: many callers share one copy of its code.
+    fn call<O: Operation>(self, op: O) -> O::Output;
 }
 
 /// One operation, written for any instruction set. `eval` must be `#[inline(always)]`, so that its

@@ -2,7 +2,7 @@
 
 use hublabio_gguf::F16;
 
-use super::{LANES, Simd};
+use super::{LANES, Operation, Simd};
 
 /// Needs no proof.
 #[derive(Clone, Copy)]
@@ -215,4 +215,13 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn prefetch(self, _p: *const u8) {}
+    #[inline(always)]
+    fn call<O: Operation>(self, op: O) -> O::Output {
+        call(op, self)
+    }
+}
+
+#[inline(never)]
+fn call<O: Operation>(op: O, simd: Portable) -> O::Output {
+    op.eval(simd)
 }
