@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares our encoders with llama.cpp's on the same weights: (weighted) RMSE and speed.
 
-compare_encoders.py --ggml PATH/libggml-base.so --encode PATH/examples/encode [--types Q4_K,IQ2_XS] [--model F.gguf] [--markdown]
+compare_encoders.py --ggml PATH/libggml-base.so --encode PATH/examples/encode [--types Q4_K,IQ2_XS] [--model F.gguf]
 
 Build the second with `cargo build --release -p hublabio-kernels --example encode`. Needs numpy and gguf of PyPI. Every
 data set is [rows, 1024]: Gaussian, Laplacian and heavy-tailed (Student t, 4 degrees of freedom) numbers of deviation 0.02,
@@ -105,7 +105,6 @@ def main():
     parser.add_argument("--types", default=",".join(TYPES))
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--model", type=Path)
-    parser.add_argument("--markdown", action="store_true")
     options = parser.parse_args()
     ggml = Ggml(options.ggml)
     rng = np.random.default_rng(5)
@@ -124,8 +123,10 @@ def main():
                     reference = rmse(weights, ggml.decode(name, packed, weights.shape), importance)
                     packed, own_seconds = ours(options.encode, name, weights, importance, Path(folder))
                     found = rmse(weights, ggml.decode(name, packed, weights.shape), importance)
-                    speed = [weights.size / s / 1e6 for s in (seconds, own_seconds)]
-                    print(f"| {name} | {data} | {label} | {reference:.6g} | {found:.6g} | {found / reference:.4f} "
+                    speed = [weights.size / max(s, 1e-4) / 1e6 for s in (seconds, own_seconds)]
+                    # Weights that were packed in this type before come back exactly.
+                    ratio = f"{found / reference:.4f}" if reference else "both exact" if not found else "WORSE"
+                    print(f"| {name} | {data} | {label} | {reference:.6g} | {found:.6g} | {ratio} "
                           f"| {speed[0]:.2f} | {speed[1]:.2f} |", flush=True)
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes seeds/gguf_reader: small files that reach every branch of the GGUF reader.
+"""Makes seeds/gguf_reader, small files that reach every branch of the GGUF reader, and seeds/block_formats.
 
 Needs `pip install gguf==0.19.0` (MIT; brings numpy).
 """
@@ -48,3 +48,10 @@ version_2[4] = 2
 writer = GGUFWriter(seeds / "big-endian.gguf", "llama", endianess=GGUFEndian.BIG)
 writer.add_uint32("llama.block_count", 1)
 finish(writer)
+
+# seeds/block_formats: for each type its place in the list of types, then 256 plausible weights, whose bytes are blocks too.
+folder = here / "seeds" / "block_formats"
+folder.mkdir(parents=True, exist_ok=True)
+weights = np.random.default_rng(1).standard_normal(256).astype("<f4") * np.float32(0.02)
+for place in range(35):
+    (folder / f"type-{place:02}").write_bytes(bytes([place]) + weights.tobytes())

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use hublabio_convert::OutputType;
+use hublabio_runtime::ai::quantization::{GgmlType, MIXES, Mix, SplitLimit, TensorTypeRule, tensor_type};
 use hublabio_runtime::ai::{Isa, KvType, sampling::SamplingConfig};
 
 use crate::model::ModelName;
@@ -43,8 +45,11 @@ pub enum Verb {
     Show(ShowArgs),
     Tokenize(TokenizeArgs),
     Perplexity(PerplexityArgs),
+    Imatrix(ImatrixArgs),
+    Quantize(QuantizeArgs),
     Bench(BenchArgs),
     Logits(LogitsArgs),
+    Convert(ConvertArgs),
     Completions(CompletionsArgs),
 }
 
@@ -118,7 +123,8 @@ pub struct ChatArgs {
     after_long_help = "Examples:\n  \
         hublab show model.gguf\n  \
         hublab show model.gguf --tensors\n  \
-        hublab show default --json"
+        hublab show default --json\n  \
+        hublab show --types"
 )]
 pub struct ShowArgs {
     /// GGUF file, or `default` for the built-in model
@@ -127,6 +133,9 @@ pub struct ShowArgs {
     /// List every tensor with its type and shape (contiguous dimension first)
     #[arg(long)]
     pub tensors: bool,
+    /// List all tensor types instead: id, size, and whether they can be read and written
+    #[arg(long, conflicts_with_all = ["model", "tensors"])]
+    pub types: bool,
     /// Print JSON, with all metadata in full
     #[arg(long)]
     pub json: bool,
@@ -195,6 +204,141 @@ pub struct PerplexityArgs {
     pub machine: MachineArgs,
 }
 
+/// Measure which columns of a model's matrices a text uses
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Collects an importance matrix: the text runs through the model, and for every weight matrix the\n\
+        squares of its input columns are summed up. `hublab quantize` and llama.cpp's llama-quantize read it to\n\
+        spend bits where they count.\n\n\
+        The text is cut into chunks of --ctx tokens, each beginning with BOS where the model wants one, as\n\
+        llama.cpp does it. An incomplete last chunk is left out. A single argument is the TEXT, for the\n\
+        built-in model. With --in and no TEXT, files are joined and no model runs.",
+    after_long_help = "Examples:\n  \
+        hublab imatrix model.gguf calibration.txt -o model.imatrix.gguf\n  \
+        hublab imatrix model.gguf more.txt --in model.imatrix.gguf -o both.gguf\n  \
+        hublab imatrix --in a.gguf --in b.dat -o joined.gguf\n  \
+        hublab imatrix --show model.imatrix.gguf\n\n\
+        Files are GGUF as llama.cpp writes them; its older .dat format is read too.\n\
+        With --json: {\"path\":…,\"entries\":…,\"chunks\":…,\"chunk_size\":…,\"datasets\":[…],\"tokens\":…,\n  \
+        \"tokens_left_out\":…}; with --show: a list \"tensors\" instead of the tokens"
+)]
+pub struct ImatrixArgs {
+    /// GGUF file, or `default` for the built-in model
+    #[arg(conflicts_with = "show")]
+    pub model: Option<OsString>,
+    /// UTF-8 text, `-` for standard input
+    pub text: Option<OsString>,
+    /// Where to write [default: imatrix.gguf]
+    #[arg(short = 'o', long = "output", value_name = "OUT", conflicts_with = "show")]
+    pub output: Option<PathBuf>,
+    /// Replace the output if it exists
+    #[arg(long)]
+    pub force: bool,
+    /// Tokens in a chunk; the size of a chunk of .dat files, too
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = chunk, allow_negative_numbers = true)]
+    pub ctx: usize,
+    /// Most chunks to take [default: all]
+    #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true)]
+    pub chunks: Option<usize>,
+    /// Collect the output head too, where it is a matrix of its own
+    #[arg(long)]
+    pub process_output: bool,
+    /// Read control tokens such as BOS in the text as tokens, not as text
+    #[arg(long)]
+    pub parse_special: bool,
+    /// Add what this importance matrix holds; may be given several times
+    #[arg(long = "in", value_name = "FILE", conflicts_with = "show")]
+    pub inputs: Vec<PathBuf>,
+    /// Print what this importance matrix holds, and do nothing else
+    #[arg(long, value_name = "FILE")]
+    pub show: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
+/// Write a model in smaller types
+#[derive(Debug, Args)]
+#[command(
+    allow_missing_positional = true,
+    long_about = "Writes a model with its matrices packed into smaller types, and says for each how much that cost.\n\n\
+        TYPE is a mix as llama.cpp knows it: most matrices get the type that it is named after, a few that suffer\n\
+        most get more bits. Vectors, norms and routers stay as they are. Where rows are no whole number of\n\
+        blocks, the nearest type that fits is taken instead, and the report says so.\n\n\
+        Types: Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q5_1, Q5_0, Q4_K_M, Q4_K_S, Q4_1, Q4_0, IQ4_NL, IQ4_XS, MXFP4_MOE,\n\
+        MXFP4, NVFP4, Q3_K_L, Q3_K_M, Q3_K_S, IQ3_M, IQ3_S, IQ3_XS, IQ3_XXS, Q2_K, Q2_K_S, IQ2_M, IQ2_S, IQ2_XS,\n\
+        IQ2_XXS, TQ2_0, TQ1_0, IQ1_M, IQ1_S, Q2_0, Q1_0, F16, BF16, F32.\n\n\
+        The model streams from file to file: memory holds a few rows. OUT appears when it is complete.",
+    after_long_help = "Examples:\n  \
+        hublab quantize model-F16.gguf model-Q4_K_M.gguf Q4_K_M\n  \
+        hublab quantize model-F16.gguf small.gguf IQ3_M --imatrix model.imatrix.gguf\n  \
+        hublab quantize model-F16.gguf out.gguf Q4_K_M --tensor-type 'ffn_down=Q6_K' --output-type Q8_0\n  \
+        hublab quantize model-F16.gguf out.gguf Q8_0 --split-max-size 2G\n  \
+        hublab quantize model-F16.gguf Q4_K_M --dry-run\n\n\
+        The error is the root mean square of the differences, relative to that of the weights; BY IMPORTANCE\n\
+        counts columns as the importance matrix does.\n\
+        With --json: {\"input\":…,\"files\":[…],\"type\":…,\"parameters\":…,\"bytes_before\":…,\"bytes_after\":…,\n  \
+        \"bits_per_weight_before\":…,\"bits_per_weight\":…,\"file_bytes\":…,\"seconds\":…,\"notices\":[…],\n  \
+        \"tensors\":[{\"name\":…,\"dims\":[…],\"from\":…,\"to\":…,\"bits_per_weight\":…,\"instead_of\":…,\"kept\":…,\n  \
+        \"rmse\":…,\"weighted_rmse\":…}]}"
+)]
+pub struct QuantizeArgs {
+    /// GGUF file, or `default` for the built-in model
+    #[arg(value_name = "IN")]
+    pub input: ModelName,
+    /// Where to write; not needed with --dry-run
+    #[arg(value_name = "OUT")]
+    pub output: Option<PathBuf>,
+    /// What to make of it, in any letter case
+    #[arg(value_name = "TYPE", required = true, value_parser = mix)]
+    pub mix: &'static Mix,
+    /// Which columns matter how much: a file made by `hublab imatrix` or llama-imatrix
+    #[arg(long, value_name = "FILE")]
+    pub imatrix: Option<PathBuf>,
+    /// Type of the matrices whose name the expression finds; of several, the first that matches
+    #[arg(long = "tensor-type", value_name = "REGEX=TYPE", value_parser = TensorTypeRule::parse)]
+    pub tensor_types: Vec<TensorTypeRule>,
+    /// Type of the output (of the token embedding, where it is the output too)
+    #[arg(long, visible_alias = "output-tensor-type", value_name = "TYPE", value_parser = tensor_type)]
+    pub output_type: Option<GgmlType>,
+    /// Type of the token embedding
+    #[arg(long, value_name = "TYPE", value_parser = tensor_type)]
+    pub token_embedding_type: Option<GgmlType>,
+    /// One type for all matrices
+    #[arg(long)]
+    pub pure: bool,
+    /// Pack matrices again that are packed already: they lose precision twice
+    #[arg(long)]
+    pub allow_requantize: bool,
+    /// Split the output into files of at most so many bytes of weights: 2G, 500M
+    #[arg(long, value_name = "SIZE", value_parser = byte_count, conflicts_with = "split_max_tensors")]
+    pub split_max_size: Option<u64>,
+    /// Split the output into files of at most so many tensors
+    #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true)]
+    pub split_max_tensors: Option<usize>,
+    /// Replace the output if it exists
+    #[arg(long)]
+    pub force: bool,
+    /// Say what would be done, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Threads to compute with [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = threads, allow_negative_numbers = true)]
+    pub threads: Option<usize>,
+}
+
+impl QuantizeArgs {
+    /// How the output is cut.
+    pub fn split(&self) -> Option<SplitLimit> {
+        self.split_max_size.map(SplitLimit::Bytes).or(self.split_max_tensors.map(SplitLimit::Tensors))
+    }
+}
+
 /// Measure the speed of a model
 #[derive(Debug, Args)]
 #[command(
@@ -249,6 +393,32 @@ pub struct LogitsArgs {
     pub all: bool,
     #[command(flatten)]
     pub machine: MachineArgs,
+}
+
+/// Turn a Hugging Face checkpoint into a GGUF file
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Turns the folder of a Hugging Face checkpoint (config.json, safetensors, tokenizer) into one GGUF file.\n\n\
+        Families: Llama, Mistral, Qwen2, Qwen3, Phi-3, Gemma 1, 2 and 3 (the text part). Matrices get the type of\n\
+        --type; norms and biases stay F32. Memory does not grow with the model. The file appears under its name\n\
+        when it is whole: after an error or Ctrl-C there is none.",
+    after_long_help = "Examples:\n  \
+        hublab convert Llama-3.2-1B-Instruct llama.gguf\n  \
+        hublab convert Qwen2.5-0.5B qwen.gguf --type Q8_0\n\n\
+        docs/CONVERT.md says what is read and what is refused."
+)]
+pub struct ConvertArgs {
+    /// Folder of the checkpoint
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+    /// GGUF file to write
+    pub out: PathBuf,
+    /// Type of the matrices: F32, F16, BF16, Q8_0, or auto (BF16 where the checkpoint is BF16, else F16)
+    #[arg(long = "type", value_name = "TYPE", default_value = "auto", value_parser = crate::convert::output_type)]
+    pub ty: OutputType,
+    /// Replace the output if it exists
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Print the completion script of a shell
@@ -441,8 +611,34 @@ fn window(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Files keep the size of a chunk in 32 bits.
+fn chunk(text: &str) -> Result<usize, String> {
+    up_to(text, 1 << 30)
+}
+
 fn kv(text: &str) -> Result<KvType, String> {
     KvType::by_name(text).ok_or_else(|| "give f16 or f32".to_owned())
+}
+
+fn mix(text: &str) -> Result<&'static Mix, String> {
+    Mix::from_name(text).ok_or_else(|| {
+        let names: Vec<_> = MIXES.iter().map(|mix| mix.name).collect();
+        format!("give one of {}", names.join(", "))
+    })
+}
+
+/// `2G`, `500M`, `1048576`: powers of 1000, as file sizes are shown.
+fn byte_count(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.chars().last().map(|last| last.to_ascii_uppercase()) {
+        Some('K') => (&text[..text.len() - 1], 1000),
+        Some('M') => (&text[..text.len() - 1], 1_000_000),
+        Some('G') => (&text[..text.len() - 1], 1_000_000_000),
+        _ => (text, 1),
+    };
+    match digits.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)) {
+        Some(bytes) if bytes > 0 => Ok(bytes),
+        _ => Err("give a size such as 2G, 500M or a number of bytes".to_owned()),
+    }
 }
 
 fn isa(text: &str) -> Result<Isa, String> {

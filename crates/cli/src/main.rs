@@ -13,13 +13,16 @@
 mod args;
 mod bench;
 mod chat;
+mod convert;
 mod generate;
+mod imatrix;
 mod input;
 mod interrupt;
 mod logits;
 mod model;
 mod output;
 mod perplexity;
+mod quantize;
 #[cfg(test)]
 mod reference;
 mod run;
@@ -59,8 +62,11 @@ fn dispatch(verb: &Verb) -> anyhow::Result<ExitCode> {
         Verb::Show(args) => show::show(args),
         Verb::Tokenize(args) => tokenize::tokenize(args),
         Verb::Perplexity(args) => perplexity::perplexity(args),
+        Verb::Imatrix(args) => imatrix::imatrix(args),
+        Verb::Quantize(args) => quantize::quantize(args),
         Verb::Bench(args) => bench::bench(args),
         Verb::Logits(args) => logits::logits(args),
+        Verb::Convert(args) => convert::convert(args),
         Verb::Completions(args) => {
             let mut script = Vec::new();
             clap_complete::generate(args.shell, &mut Cli::command(), "hublab", &mut script);

@@ -192,6 +192,22 @@ pub fn one_line(text: &str, chars_max: usize) -> String {
     without_controls(&line).into_owned()
 }
 
+/// A table under a blank line; the last column is not padded.
+pub fn table<const N: usize>(text: &mut String, head: [&str; N], rows: Vec<[String; N]>) {
+    let mut widths = head.map(str::len);
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    text.push('\n');
+    for row in std::iter::once(head.map(str::to_owned)).chain(rows) {
+        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+}
+
 /// A number of bytes for people: `512 B`, `1.5 KB`, `4.2 GB` (powers of 1000).
 pub fn byte_size(bytes: u64) -> String {
     scaled(bytes, &["B", "KB", "MB", "GB", "TB", "PB", "EB"])

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use hublabio_gguf::{Array, GgmlType, GgufFile, Metadata, TensorInfo, Value};
+use hublabio_runtime::ai::quantization::TABLE;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
@@ -17,6 +18,9 @@ use crate::output;
 const VALUE_CHARS_MAX: usize = 80;
 
 pub fn show(args: &ShowArgs) -> Result<ExitCode> {
+    if args.types {
+        return show_types(args.json);
+    }
     let file = args.model.open_file()?;
     let summary = Summary::of(&file);
     if args.json {
@@ -28,6 +32,45 @@ pub fn show(args: &ShowArgs) -> Result<ExitCode> {
     } else {
         output::bytes(as_text(args, &file, &summary).as_bytes())?;
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One tensor type, whatever files there are.
+#[derive(Serialize)]
+struct TypeJson {
+    name: &'static str,
+    id: u32,
+    bits_per_weight: f64,
+    block_weights: usize,
+    block_bytes: usize,
+    can_decode: bool,
+    can_encode: bool,
+}
+
+fn show_types(json: bool) -> Result<ExitCode> {
+    let types = TABLE.iter().map(|row| TypeJson {
+        name: row.ty.name(),
+        id: row.ty.id(),
+        bits_per_weight: row.bits_per_weight,
+        block_weights: row.block_len,
+        block_bytes: row.block_bytes,
+        can_decode: row.ty.can_decode(),
+        can_encode: row.ty.can_encode(),
+    });
+    if json {
+        output::json(&types.collect::<Vec<_>>())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let yes = |can| if can { "yes" } else { "no" }.to_owned();
+    let rows = types.map(|ty| {
+        let [id, bits] = [ty.id.to_string(), ty.bits_per_weight.to_string()];
+        let [weights, bytes] = [ty.block_weights, ty.block_bytes].map(|n| n.to_string());
+        [ty.name.to_owned(), id, bits, weights, bytes, yes(ty.can_decode), yes(ty.can_encode)]
+    });
+    let mut text = String::new();
+    let head = ["TYPE", "ID", "BITS PER WEIGHT", "BLOCK WEIGHTS", "BLOCK BYTES", "READ", "WRITTEN"];
+    output::table(&mut text, head, rows.collect());
+    output::bytes(text.trim_start().as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -135,7 +178,7 @@ fn as_text(args: &ShowArgs, file: &GgufFile, summary: &Summary) -> String {
                 output::byte_size(share.bytes),
             ]
         });
-        write_table(&mut text, ["TYPE", "TENSORS", "PARAMETERS", "SIZE"], rows.collect());
+        output::table(&mut text, ["TYPE", "TENSORS", "PARAMETERS", "SIZE"], rows.collect());
     }
     if args.tensors {
         let rows = file.tensors().iter().map(|tensor| {
@@ -143,7 +186,7 @@ fn as_text(args: &ShowArgs, file: &GgufFile, summary: &Summary) -> String {
             let name = output::one_line(&tensor.name, VALUE_CHARS_MAX);
             [name, dims.join(" x "), tensor.ty.name().to_owned(), output::byte_size(tensor.n_bytes())]
         });
-        write_table(&mut text, ["TENSOR", "SHAPE", "TYPE", "SIZE"], rows.collect());
+        output::table(&mut text, ["TENSOR", "SHAPE", "TYPE", "SIZE"], rows.collect());
     }
     let rows = file.metadata().iter().map(|(key, value)| {
         let kind = match value {
@@ -152,7 +195,7 @@ fn as_text(args: &ShowArgs, file: &GgufFile, summary: &Summary) -> String {
         };
         [output::one_line(key, VALUE_CHARS_MAX), kind, output::one_line(&value.to_string(), VALUE_CHARS_MAX)]
     });
-    write_table(&mut text, ["METADATA", "TYPE", "VALUE"], rows.collect());
+    output::table(&mut text, ["METADATA", "TYPE", "VALUE"], rows.collect());
     text
 }
 
@@ -193,22 +236,6 @@ fn write_summary(text: &mut String, args: &ShowArgs, summary: &Summary) {
     );
     line("tokenizer", Some(tokenizer));
     line("chat template", Some(if summary.chat_template { "yes" } else { "none" }.to_owned()));
-}
-
-/// A table under a blank line; the last column is not padded.
-fn write_table<const N: usize>(text: &mut String, head: [&str; N], rows: Vec<[String; N]>) {
-    let mut widths = head.map(str::len);
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    text.push('\n');
-    for row in std::iter::once(head.map(str::to_owned)).chain(rows) {
-        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
-    }
 }
 
 /// The JSON of `--json`: the summary's fields, then all metadata and, with `--tensors`, every tensor.

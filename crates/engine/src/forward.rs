@@ -11,6 +11,7 @@ use crate::TokenIndex;
 use crate::error::{Error, Result};
 use crate::kv::{KvCache, SequenceId};
 use crate::model::{Layer, Linear, Matrix, Model};
+use crate::observer::ProductObserver;
 
 /// One row of a batch: a token of a sequence, appended at a position.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,25 +98,60 @@ impl Runner {
     /// # Panics
     /// When `cache` was made for another model.
     pub fn forward(&mut self, cache: &mut KvCache, rows: &[Row], input: Input<'_>) -> Result<&[f32]> {
+        self.append(cache, rows, input, None)?;
+        Ok(&self.buffers.result)
+    }
+
+    /// Appends `rows` to their sequences and computes them, showing the input of every product to `observer`. All rows
+    /// go through all layers, wanted or not; logits are computed only for an observer that wants the head, and not
+    /// returned.
+    ///
+    /// # Errors
+    /// As [`Self::forward`]; without the head, a residual stream that is not finite takes the place of a logit.
+    ///
+    /// # Panics
+    /// When `cache` was made for another model.
+    pub fn observe(
+        &mut self,
+        cache: &mut KvCache,
+        rows: &[Row],
+        input: Input<'_>,
+        observer: &mut dyn ProductObserver,
+    ) -> Result<()> {
+        self.append(cache, rows, input, Some(observer))
+    }
+
+    fn append(
+        &mut self,
+        cache: &mut KvCache,
+        rows: &[Row],
+        input: Input<'_>,
+        observer: Option<&mut dyn ProductObserver>,
+    ) -> Result<()> {
         let appends = self.check(cache, rows, input)?;
         cache.reserve(&appends)?;
-        if let Err(error) = self.compute(cache, rows, input) {
+        if let Err(error) = self.compute(cache, rows, input, observer) {
             for &(id, _) in &appends {
                 let len = cache.len(id)?;
                 cache.truncate(id, len)?;
             }
             return Err(error);
         }
-        cache.grow(&appends)?;
-        Ok(&self.buffers.result)
+        cache.grow(&appends)
     }
 
     /// The pass itself; pages are reserved, lengths are not yet grown.
-    fn compute(&mut self, cache: &mut KvCache, rows: &[Row], input: Input<'_>) -> Result<()> {
+    fn compute(
+        &mut self,
+        cache: &mut KvCache,
+        rows: &[Row],
+        input: Input<'_>,
+        observer: Option<&mut dyn ProductObserver>,
+    ) -> Result<()> {
         let Self { model, team, isa, buffers } = self;
         let model = &**model;
         let h = model.hyperparameters();
-        let mut pass = Pass { model, team, isa: *isa, b: buffers };
+        let mut pass = Pass { model, team, isa: *isa, b: buffers, observer };
 
         // 1. The residual stream begins as the embeddings, or as what the shard before left.
         pass.begin(rows, input)?;
@@ -124,7 +160,7 @@ impl Runner {
         for (i, layer) in model.layers.iter().enumerate() {
             // 3. Attention reads all rows; what follows it in the last layer only the wanted ones.
             pass.attend(i, layer, cache, rows)?;
-            if model.head.is_some() && i + 1 == model.layers.len() {
+            if model.head.is_some() && i + 1 == model.layers.len() && pass.observer.is_none() {
                 pass.keep_wanted(rows);
             }
             pass.project_attended(&layer.output);
@@ -132,18 +168,21 @@ impl Runner {
             pass.feed_forward(layer);
         }
         // 5. Logits.
-        let b = pass.b;
+        let Pass { b, observer, .. } = pass;
+        if observer.as_ref().is_some_and(|observer| !observer.wants_head()) {
+            return check_finite(model, &b.x);
+        }
         if let Some(head) = &model.head {
             b.delta.resize(b.x.len(), 0.0);
             rms_norm(team, *isa, &b.x, &head.norm, h.norm_eps, &mut b.delta);
             let weights = model.weights(head.output);
+            if let Some(observer) = observer {
+                observer.products(&[model.name(head.output)], &b.delta, h.d_model);
+            }
             b.activations.set(team, *isa, &b.delta, h.d_model, weights.forms());
             b.result.resize(b.x.len() / h.d_model * h.vocab_size, 0.0);
             matmul(team, *isa, &b.activations, &mut [Product { weights, bias: None, out: &mut b.result }]);
-            let largest = b.result.iter().fold(0, |m: u32, x| m.max(x.to_bits() & 0x7fff_ffff));
-            if !f32::from_bits(largest).is_finite() {
-                return Err(Error::NonFinite { tensor: model.first_non_finite() });
-            }
+            check_finite(model, &b.result)?;
         } else {
             b.result.clone_from(&b.x);
         }
@@ -189,18 +228,28 @@ impl Runner {
     }
 }
 
-/// One pass: the model, the machine, the buffers.
-struct Pass<'a> {
+/// Refuses what a weight that is not finite leaves behind.
+fn check_finite(model: &Model, values: &[f32]) -> Result<()> {
+    let largest = values.iter().fold(0, |m: u32, x| m.max(x.to_bits() & 0x7fff_ffff));
+    if f32::from_bits(largest).is_finite() {
+        return Ok(());
+    }
+    Err(Error::NonFinite { tensor: model.first_non_finite() })
+}
+
+/// One pass: the model, the machine, the buffers, and who looks.
+struct Pass<'a, 'o> {
     model: &'a Model,
     team: &'a ThreadTeam,
     isa: Isa,
     b: &'a mut Buffers,
+    observer: Option<&'a mut (dyn ProductObserver + 'o)>,
 }
 
 /// A product to compute: the weights, their bias, and where the result goes.
 type Target<'a> = (Matrix, Option<&'a [f32]>, &'a mut Vec<f32>);
 
-impl Pass<'_> {
+impl Pass<'_, '_> {
     fn begin(&mut self, rows: &[Row], input: Input<'_>) -> Result<()> {
         let d = self.model.hyperparameters().d_model;
         self.b.x.resize(rows.len() * d, 0.0);
@@ -225,6 +274,10 @@ impl Pass<'_> {
             forms.float |= need.float;
             forms.per32 |= need.per32;
             forms.per256 |= need.per256;
+        }
+        if let Some(observer) = &mut self.observer {
+            let names: Vec<&str> = targets.iter().map(|(matrix, _, _)| self.model.name(*matrix)).collect();
+            observer.products(&names, x, cols);
         }
         let n = x.len() / cols;
         self.b.activations.set(self.team, self.isa, x, cols, forms);

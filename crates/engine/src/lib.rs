@@ -19,6 +19,7 @@ mod forward;
 mod hyperparameters;
 mod kv;
 mod model;
+mod observer;
 mod random;
 pub mod sampling;
 
@@ -29,6 +30,7 @@ pub use hublabio_kernels::{Isa, KvType, ThreadTeam};
 pub use hyperparameters::Hyperparameters;
 pub use kv::{KvCache, SequenceId};
 pub use model::{Model, Shard};
+pub use observer::ProductObserver;
 
 /// The index of a token in the vocabulary of a model.
 pub type TokenIndex = u32;

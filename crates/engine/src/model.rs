@@ -199,6 +199,11 @@ impl Model {
         WeightMatrix::new(view.info.ty, view.data, matrix.rows, matrix.cols).expect("checked when the model was opened")
     }
 
+    /// What the file calls it.
+    pub(crate) fn name(&self, matrix: Matrix) -> &str {
+        &self.file.tensors()[matrix.tensor].name
+    }
+
     fn view(&self, matrix: Matrix) -> TensorView<'_> {
         self.file.tensor_at(matrix.tensor).expect("the index comes from this file")
     }

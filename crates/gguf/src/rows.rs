@@ -9,8 +9,8 @@ use crate::{with_encoder, with_format};
 /// Decodes packed weights: the scalar reference of every type for which [`GgmlType::can_decode`] holds.
 ///
 /// `bytes` are whole blocks, `out` receives exactly their weights; several rows that follow each other in memory
-/// decode in one call. The results are bit-equal to `gguf.quants.dequantize` of the PyPI package `gguf`. Integers
-/// and double precision are rounded to the nearest `f32`.
+/// decode in one call. The results are bit-equal to `gguf.quants.dequantize` of the PyPI package `gguf` for the formats that
+/// it has, and to llama.cpp's for the others. Integers and double precision are rounded to the nearest `f32`.
 ///
 /// # Errors
 /// [`Error::CannotDecode`], or [`Error::RowSize`] when the two lengths do not fit together.
@@ -39,6 +39,11 @@ pub fn encode_row(
     let Some(n_bytes) = ty.row_bytes(weights.len()) else {
         return Err(Error::RowSize { ty, bytes: 0, weights: weights.len() });
     };
+    if let Some(columns) = importance.map(|importance| importance.values().len())
+        && !weights.len().is_multiple_of(columns)
+    {
+        return Err(Error::ImportanceSize { found: columns, expected: weights.len() });
+    }
     let before = out.len();
     out.resize(before + n_bytes, 0);
     let bytes = &mut out[before..];

@@ -75,7 +75,7 @@ def decode_by_definition(name, blocks):
 
 
 def decode_by_gguf(name, blocks):
-    if name == "NVFP4" or name in T.__members__:
+    if name in T.__members__:
         try:
             with np.errstate(over="ignore"):
                 return dequantize(blocks, T[name]).astype(np.float32)

@@ -3,12 +3,9 @@
 //! That code uses no fused operations and fixed lanes, so every instruction set writes the same bytes; here it only gets
 //! wider registers.
 
-use std::sync::Mutex;
-
 use hublabio_gguf::blocks::{Encode, Format, simple};
 use hublabio_gguf::{
-    BF16, Error, F16, GgmlType, Importance, decode_blocks, decode_row, encode_blocks, encode_row, with_encoder,
-    with_format,
+    BF16, Error, F16, GgmlType, Importance, decode_blocks, decode_row, encode_blocks, with_encoder, with_format,
 };
 
 use crate::simd::{Isa, Operation, Simd};
@@ -21,7 +18,7 @@ const WEIGHTS_PER_CHUNK: usize = 16 * 1024;
 ///
 /// # Errors
 /// Those of [`encode_row`](hublabio_gguf::encode_row); of several bad weights the first is named, its index counted from
-/// the start of `weights`.
+/// the start of `weights`. [`Error::ImportanceSize`] unless there is one importance for each column.
 ///
 /// # Panics
 /// When `weights` is no whole number of rows, or `out` is not exactly as long as its blocks.
@@ -34,48 +31,38 @@ pub fn encode_rows(
     out: &mut [u8],
 ) -> Result<(), Error> {
     assert!(cols > 0 && weights.len().is_multiple_of(cols), "{} weights are no rows of {cols}", weights.len());
-    let Some(row_bytes) = ty.row_bytes(cols) else {
-        return Err(Error::RowSize { ty, bytes: out.len(), weights: cols });
-    };
+    let row_bytes = ty.row_bytes(cols).ok_or(Error::RowSize { ty, bytes: out.len(), weights: cols })?;
     let rows = weights.len() / cols;
     assert_eq!(out.len(), rows * row_bytes, "bytes for exactly these rows");
-    let per_chunk = (WEIGHTS_PER_CHUNK / cols).max(1);
+    check_importance(importance, cols)?;
     let shared = SharedMut::new(out);
-    let first_error = Mutex::new(None);
-    team.run(rows.div_ceil(per_chunk), |chunk| {
-        let first = chunk * per_chunk;
-        let n = per_chunk.min(rows - first);
+    in_chunks(team, rows, cols, |first, n| {
         // SAFETY: chunks are disjoint runs of rows.
         let bytes = unsafe { shared.slice(first * row_bytes, n * row_bytes) };
-        let weights = &weights[first * cols..(first + n) * cols];
-        let result = with_encoder!(
-            ty, F => isa.run(EncodeRows::<F> { weights, importance, bytes, format: std::marker::PhantomData }),
-            else encode_plain(ty, weights, bytes)
-        );
-        if let Err(error) = result {
-            let error = match error {
-                Error::NotEncodable { ty, index, value } => {
-                    Error::NotEncodable { ty, index: index + first * cols, value }
-                }
-                other => other,
-            };
-            let mut kept = first_error.lock().expect("nothing panics while it is held");
-            if kept.as_ref().is_none_or(|(at, _)| chunk < *at) {
-                *kept = Some((chunk, error));
-            }
-        }
-    });
-    match first_error.into_inner().expect("nothing panics while it is held") {
-        Some((_, error)) => Err(error),
-        None => Ok(()),
+        encode(isa, ty, &weights[first * cols..(first + n) * cols], importance, bytes)?;
+        Ok(ErrorSums::default())
+    })
+    .map(drop)
+}
+
+fn check_importance(importance: Option<&Importance>, cols: usize) -> Result<(), Error> {
+    match importance.map(|importance| importance.values().len()) {
+        Some(found) if found != cols => Err(Error::ImportanceSize { found, expected: cols }),
+        _ => Ok(()),
     }
 }
 
-fn encode_plain(ty: GgmlType, weights: &[f32], bytes: &mut [u8]) -> Result<(), Error> {
-    let mut packed = Vec::with_capacity(bytes.len());
-    encode_row(ty, weights, None, &mut packed)?;
-    bytes.copy_from_slice(&packed);
-    Ok(())
+fn encode(
+    isa: Isa,
+    ty: GgmlType,
+    weights: &[f32],
+    importance: Option<&Importance>,
+    bytes: &mut [u8],
+) -> Result<(), Error> {
+    with_encoder!(
+        ty, F => isa.run(EncodeRows::<F> { weights, importance, bytes, format: std::marker::PhantomData }),
+        else simple::encode(ty, weights, bytes)
+    )
 }
 
 struct EncodeRows<'a, F> {
@@ -92,36 +79,6 @@ impl<F: Encode> Operation for EncodeRows<'_, F> {
     fn eval<S: Simd>(self, _s: S) -> Self::Output {
         encode_blocks::<F>(self.weights, self.importance, self.bytes)
     }
-}
-
-/// Decodes `bytes` to `weights` `[rows, cols]`, in parallel over rows.
-///
-/// # Errors
-/// Those of [`decode_row`](hublabio_gguf::decode_row).
-///
-/// # Panics
-/// When `weights` is no whole number of rows.
-pub fn decode_rows(
-    team: &ThreadTeam,
-    isa: Isa,
-    (ty, cols): (GgmlType, usize),
-    bytes: &[u8],
-    weights: &mut [f32],
-) -> Result<(), Error> {
-    assert!(cols > 0 && weights.len().is_multiple_of(cols), "{} weights are no rows of {cols}", weights.len());
-    let Some(row_bytes) = ty.row_bytes(cols).filter(|n| weights.len() / cols * n == bytes.len()) else {
-        return Err(Error::RowSize { ty, bytes: bytes.len(), weights: weights.len() });
-    };
-    if !ty.can_decode() {
-        return Err(Error::CannotDecode { ty });
-    }
-    let per_chunk = (WEIGHTS_PER_CHUNK / cols).max(1);
-    team.run_chunks_mut(weights, per_chunk * cols, |chunk, weights| {
-        let n = weights.len() / cols * row_bytes;
-        let bytes = &bytes[chunk * per_chunk * row_bytes..][..n];
-        decode(isa, ty, bytes, weights).expect("type and lengths were checked");
-    });
-    Ok(())
 }
 
 fn decode(isa: Isa, ty: GgmlType, bytes: &[u8], weights: &mut [f32]) -> Result<(), Error> {
@@ -240,19 +197,14 @@ pub fn recode_rows(
     assert!(cols > 0 && source.len().is_multiple_of(source_row), "{} bytes are no rows of {cols}", source.len());
     let rows = source.len() / source_row;
     assert_eq!(out.len(), rows * out_row, "bytes for exactly these rows");
-    if let Some(found) = importance.map(|importance| importance.values().len()).filter(|&found| found != cols) {
-        return Err(Error::ImportanceSize { found, expected: cols });
-    }
+    check_importance(importance, cols)?;
     let shared = SharedMut::new(out);
     in_chunks(team, rows, cols, |first, n| {
         // SAFETY: chunks are disjoint runs of rows.
         let bytes = unsafe { shared.slice(first * out_row, n * out_row) };
         let mut before = vec![0.0; n * cols];
         decode(isa, from, &source[first * source_row..][..n * source_row], &mut before)?;
-        with_encoder!(
-            to, F => isa.run(EncodeRows::<F> { weights: &before, importance, bytes, format: std::marker::PhantomData }),
-            else simple::encode(to, &before, bytes)
-        )?;
+        encode(isa, to, &before, importance, bytes)?;
         let mut after = vec![0.0; n * cols];
         decode(isa, to, bytes, &mut after)?;
         let sums = isa.run(MeasureError { before: &before, after: &after, importance });
@@ -344,7 +296,8 @@ fn sums(before: &[f32], after: &[f32], factor: impl Fn(usize) -> f32) -> [f64; 2
     const LANES: usize = 16;
     let (mut squares, mut errors) = ([0.0f64; LANES], [0.0f64; LANES]);
     let mut add = |lane: usize, at: usize, before: f32, after: f32| {
-        let (factor, before, error) = (f64::from(factor(at)), f64::from(before), f64::from(before - after));
+        let (factor, before, after) = (f64::from(factor(at)), f64::from(before), f64::from(after));
+        let error = before - after;
         squares[lane] += factor * before * before;
         errors[lane] += factor * error * error;
     };
@@ -363,6 +316,8 @@ fn sums(before: &[f32], after: &[f32], factor: impl Fn(usize) -> f32) -> [f64; 2
 
 #[cfg(test)]
 mod tests {
+    use hublabio_gguf::encode_row;
+
     use super::*;
 
     /// Bit for bit the same file, whatever CPU and number of threads made it.
@@ -378,7 +333,15 @@ mod tests {
             }
             sum
         };
-        let weights: Vec<f32> = (0..8 * cols).map(|_| normal() * 0.03).collect();
+        // Ordinary rows, tiny and large ones, constants, spikes, two values, and rows without anything.
+        let mut weights: Vec<f32> = (0..8 * cols).map(|_| normal() * 0.03).collect();
+        for scale in [1e-40, 1e-20, 1e-6, 100.0] {
+            weights.extend((0..cols).map(|_| normal() * scale));
+        }
+        weights.extend((0..cols).map(|_| 0.7));
+        weights.extend((0..cols).map(|i| if i % 100 == 3 { -50.0 } else { 1e-3 }));
+        weights.extend((0..cols).map(|_| normal().signum() * 0.25));
+        weights.extend((0..cols).map(|_| 0.0));
         let columns: Vec<f32> = (0..cols).map(|_| normal().powi(2)).collect();
         let columns = Importance::new(&columns).unwrap();
         for &ty in GgmlType::ALL.iter().filter(|ty| ty.can_encode()) {
@@ -393,6 +356,21 @@ mod tests {
                         assert!(found == expected, "{ty} on {} with {threads} threads", isa.name());
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn importance_for_another_matrix_is_refused() {
+        let weights = [0.25f32; 1024];
+        for columns in [256, 1024] {
+            let importance = Importance::new(&vec![1.0; columns]).unwrap();
+            for ty in [GgmlType::Q4_K, GgmlType::F16] {
+                let mut out = vec![0; ty.row_bytes(weights.len()).unwrap()];
+                let team = ThreadTeam::new(1);
+                let error =
+                    encode_rows(&team, Isa::best(), (ty, 512), &weights, Some(&importance), &mut out).unwrap_err();
+                assert!(matches!(error, Error::ImportanceSize { expected: 512, .. }), "{error}");
             }
         }
     }
@@ -416,7 +394,7 @@ mod tests {
                     let mut after = vec![0.0; weights.len()];
                     decode_row(to, &expected, &mut after).unwrap();
                     let factor = |i: usize| importance.map_or(1.0, |columns| f64::from(columns.values()[i % cols]));
-                    let error = |i: usize| f64::from(before[i] - after[i]).powi(2);
+                    let error = |i: usize| (f64::from(before[i]) - f64::from(after[i])).powi(2);
                     let plain: f64 = (0..before.len()).map(error).sum();
                     let weighted: f64 = (0..before.len()).map(|i| factor(i) * error(i)).sum();
                     let mut first = None;

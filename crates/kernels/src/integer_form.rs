@@ -71,9 +71,16 @@ impl Filler {
 struct Stage([[Integers; BLOCKS]; LANES]);
 
 impl Stage {
-    fn rows(&self) -> [*const u8; LANES] {
-        std::array::from_fn(|row| (&raw const self.0[row]).cast())
+    #[inline(always)]
+    fn rows(&self) -> StageRows<'_> {
+        StageRows { rows: std::array::from_fn(|row| (&raw const self.0[row]).cast()), stage: PhantomData }
     }
+}
+
+/// Where the rows of a stage begin. Only a stage makes one, so every pointer has [`BLOCKS`] blocks behind it.
+struct StageRows<'a> {
+    rows: [*const u8; LANES],
+    stage: PhantomData<&'a Stage>,
 }
 
 /// # Safety
@@ -106,20 +113,22 @@ impl<F: BlockFormat> Operation for Fill<'_, F> {
     }
 }
 
-/// Sixteen words from the stage's rows: `field` of block `b`, counted in bytes from the block's start.
-#[inline(always)]
-fn words<S: Simd>(s: S, rows: &[*const u8; LANES], b: usize, field: usize) -> S::V {
-    debug_assert!(b < BLOCKS && field + 4 <= size_of::<Integers>());
-    // SAFETY: every row of a stage is 8 blocks of `size_of::<Integers>()` bytes (asserted in debug builds).
-    unsafe { s.gather_u32(rows, b * size_of::<Integers>() + field) }
-}
+impl StageRows<'_> {
+    /// Sixteen words, one of each row: the field of block `b` that stands at `field` bytes.
+    #[inline(always)]
+    fn words<S: Simd>(&self, s: S, b: usize, field: usize) -> S::V {
+        assert!(b < BLOCKS && field + 4 <= size_of::<Integers>());
+        // SAFETY: every row is 8 blocks of `size_of::<Integers>()` bytes, and the word lies in block b by the assert.
+        unsafe { s.gather_u32(&self.rows, b * size_of::<Integers>() + field) }
+    }
 
-/// The quants of block `b`, `half` 0 or 1: sixteen bytes of each row, transposed.
-#[inline(always)]
-fn quants<S: Simd>(s: S, rows: &[*const u8; LANES], b: usize, half: usize) -> [S::V; 4] {
-    debug_assert!(b < BLOCKS && half < 2);
-    // SAFETY: as in `words`; 32 quants stand at `offset_of!(Integers, quants)`.
-    unsafe { s.load_transposed(rows, b * size_of::<Integers>() + offset_of!(Integers, quants) + 16 * half) }
+    /// The quants of block `b`, `half` 0 or 1: sixteen bytes of each row, transposed.
+    #[inline(always)]
+    fn quants<S: Simd>(&self, s: S, b: usize, half: usize) -> [S::V; 4] {
+        assert!(b < BLOCKS && half < 2);
+        // SAFETY: as in `words`; 32 quants stand at `offset_of!(Integers, quants)`.
+        unsafe { s.load_transposed(&self.rows, b * size_of::<Integers>() + offset_of!(Integers, quants) + 16 * half) }
+    }
 }
 
 const STEPS: usize = offset_of!(Integers, steps);
@@ -147,17 +156,17 @@ impl Format for FlatForm {
     ) {
         // SAFETY: the caller's promise.
         let stage = unsafe { self.0.stage(rows, offset, blocks) };
-        let rows = &stage.rows();
+        let rows = stage.rows();
         let flip = s.splat(if S::SIGNED_PANEL { 0 } else { 0x8080_8080 });
         for b in 0..blocks {
-            let step = s.to_f32(words(s, rows, b, STEPS));
-            out.scale(s, b, s.fmul(s.as_float(words(s, rows, b, SCALE)), step));
+            let step = s.to_f32(rows.words(s, b, STEPS));
+            out.scale(s, b, s.fmul(s.as_float(rows.words(s, b, SCALE)), step));
             if self.0.min {
-                let min = s.fmul(s.as_float(words(s, rows, b, MIN_SCALE)), s.to_f32(words(s, rows, b, MINS)));
+                let min = s.fmul(s.as_float(rows.words(s, b, MIN_SCALE)), s.to_f32(rows.words(s, b, MINS)));
                 out.negative_min(s, b, s.fsub(s.fsplat(0.0), min));
             }
             for half in 0..2 {
-                let vectors = quants(s, rows, b, half);
+                let vectors = rows.quants(s, b, half);
                 for i in 0..4 {
                     out.quants(s, 8 * b + 4 * half + i, 0, s.xor(vectors[i], flip));
                 }
@@ -192,16 +201,16 @@ impl Format for SuperForm {
                 *quant = quant.wrapping_add(SUPER_ZERO);
             }
         }
-        let rows = &stage.rows();
-        out.scale(s, 0, s.as_float(words(s, rows, 0, SCALE)));
+        let rows = stage.rows();
+        out.scale(s, 0, s.as_float(rows.words(s, 0, SCALE)));
         if self.0.min {
-            out.scale(s, 1, s.fsub(s.fsplat(0.0), s.as_float(words(s, rows, 0, MIN_SCALE))));
+            out.scale(s, 1, s.fsub(s.fsplat(0.0), s.as_float(rows.words(s, 0, MIN_SCALE))));
         }
         let low_half = s.splat(0xffff);
         for b in 0..BLOCKS {
-            let steps = [words(s, rows, b, STEPS), words(s, rows, b, STEPS + 4)];
+            let steps = [rows.words(s, b, STEPS), rows.words(s, b, STEPS + 4)];
             let mins = if self.0.min {
-                [words(s, rows, b, MINS), words(s, rows, b, MINS + 4)]
+                [rows.words(s, b, MINS), rows.words(s, b, MINS + 4)]
             } else {
                 let zero = s.splat(SUPER_ZERO as u32);
                 [s.mul(steps[0], zero), s.mul(steps[1], zero)]
@@ -212,7 +221,7 @@ impl Format for SuperForm {
         }
         for b in 0..BLOCKS {
             for half in 0..2 {
-                let vectors = quants(s, rows, b, half);
+                let vectors = rows.quants(s, b, half);
                 for i in 0..4 {
                     out.quants(s, 8 * b + 4 * half + i, 0, vectors[i]);
                 }

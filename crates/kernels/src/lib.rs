@@ -11,6 +11,9 @@
 //! Where to go next: `simd/` (the sixteen lanes), `panel.rs` and `integer_form.rs` (the formats), `matmul.rs` and `stream.rs` (products of many
 //! columns, and of one), `attention.rs`, `team.rs`.
 
+#[cfg(target_endian = "big")]
+compile_error!("kernels read little-endian files as they lie in memory: there is no port to big-endian machines");
+
 mod activations;
 mod attention;
 mod encode;
@@ -26,7 +29,7 @@ mod team;
 
 pub use activations::{ActivationForms, Activations};
 pub use attention::{AttentionRow, AttentionShape, KvType, PAGE_POSITIONS, attention, page_len, write_page};
-pub use encode::{ErrorSums, Recode, check_rows, decode_rows, encode_rows, recode_rows};
+pub use encode::{ErrorSums, Recode, check_rows, encode_rows, recode_rows};
 pub use math::{exp, log_sum_exp, softmax};
 pub use matmul::{Product, WeightMatrix, has_kernel, matmul};
 pub use ops::{RopePairing, RopeTable, add_assign, rms_norm, rope, swiglu};

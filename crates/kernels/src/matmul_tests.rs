@@ -141,6 +141,55 @@ fn every_type_on_every_isa_equals_the_decoded_weights() {
     }
 }
 
+/// The largest quants, scales and activations together: no integer sum may overflow, and every type must stay within what
+/// its route assumes. Activations of ±1 quantize exactly, so the result is that of the decoded weights.
+#[test]
+fn extreme_blocks_stay_exact() {
+    let mut random = Random(6);
+    let (rows, cols) = (16, 512);
+    let signs: Vec<f32> = (0..cols).map(|_| random.float().signum()).collect();
+    for ty in types().filter(|ty| ty.block_len() > 1) {
+        for pattern in [0xff, 0x00, 0x80, 0x7f, 0xf0, 0x0f, 0x55, 0xaa] {
+            let moderate = random_weights(&mut random, ty, rows, cols);
+            let mut data = vec![pattern; moderate.len()];
+            let scales = scale_bytes(ty);
+            for (block, moderate) in
+                data.chunks_exact_mut(ty.block_bytes()).zip(moderate.chunks_exact(ty.block_bytes()))
+            {
+                for &at in &scales {
+                    block[at] = moderate[at];
+                }
+            }
+            for x in [vec![1.0; cols], vec![-1.0; cols], signs.clone()] {
+                let exact = definition(ty, &data, (rows, cols), &x);
+                for isa in Isa::available() {
+                    let out = product(isa, 1, ty, &data, (rows, cols), &x);
+                    for (&o, &(e, norm)) in out.iter().zip(&exact) {
+                        // Of the sum of magnitudes, because large terms cancel: norm · √cols bounds that of the weights.
+                        // A weight itself may be the difference of a scale and a minimum ten times as large.
+                        let allowed = 2e-6 * norm.max(1.0) * (cols as f64).sqrt();
+                        assert!(
+                            (f64::from(o) - e).abs() <= allowed,
+                            "{} {ty} {pattern:#x}: {o} is not {e}",
+                            isa.name()
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The bytes of a block that hold float scales.
+fn scale_bytes(ty: GgmlType) -> Vec<usize> {
+    match ty {
+        GgmlType::Q8_K | GgmlType::NVFP4 => (0..4).collect(),
+        GgmlType::MXFP4 => vec![0],
+        GgmlType::IQ1_M => vec![49, 51, 53, 55],
+        _ => half_scales(ty).iter().flat_map(|&at| [at, at + 1]).collect(),
+    }
+}
+
 /// The scalar twin, straight from the rule: integer weights times integer activations, summed per
 /// scale block, one fused multiply-add per block.
 #[test]

@@ -76,6 +76,91 @@ pub enum Error {
         /// What there is.
         found: usize,
     },
+    /// A file with an importance matrix is at fault.
+    #[error("importance matrix {}: {problem}", path.display())]
+    ImportanceMatrix {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// An importance matrix and a tensor have different shapes.
+    #[error(
+        "the importance matrix has {found} columns for `{tensor}`, whose {matrices} × {columns} it does not fit: it was made for another model"
+    )]
+    ImportanceShape {
+        /// The tensor.
+        tensor: String,
+        /// Columns of all its matrices, in the importance matrix.
+        found: usize,
+        /// Columns of a matrix.
+        columns: usize,
+        /// Matrices in the tensor.
+        matrices: usize,
+    },
+    /// A matrix that has lost precision already would lose more.
+    #[error(
+        "tensor `{tensor}` is {from} already, and packing it as {to} loses precision twice: quantize from the original F16, BF16 or F32 file, or give --allow-requantize"
+    )]
+    Requantize {
+        /// The tensor.
+        tensor: String,
+        /// The type that it has.
+        from: &'static str,
+        /// The type that it should get.
+        to: &'static str,
+    },
+    /// A rule for tensor types that no matrix needs.
+    #[error(
+        "the tensor rule `{pattern}` matches no matrix of this model: `hublab show MODEL --tensors` lists the names"
+    )]
+    TensorRuleUnused {
+        /// Its expression.
+        pattern: String,
+    },
+    /// A weight that is not finite, or that the type cannot hold.
+    #[error(
+        "tensor `{tensor}`: weight {index} is {value}, which {ty} cannot hold: repair the model, or convert it again"
+    )]
+    BadWeight {
+        /// The tensor.
+        tensor: String,
+        /// Index in the tensor's weights, in memory order.
+        index: u64,
+        /// The weight.
+        value: f32,
+        /// The type.
+        ty: &'static str,
+    },
+    /// A tensor's bytes cannot be read.
+    #[error("cannot read tensor `{tensor}`: {cause}")]
+    ReadTensor {
+        /// The tensor.
+        tensor: String,
+        /// The system's answer.
+        cause: std::io::Error,
+    },
+    /// A file would be written over itself.
+    #[error("{} is the input: give another output", path.display())]
+    OutputIsInput {
+        /// The file.
+        path: std::path::PathBuf,
+    },
+    /// A folder or a device lies where a file should be written.
+    #[error("{} is no regular file and cannot be replaced: give the name of a file", path.display())]
+    OutputIsNoFile {
+        /// What lies there.
+        path: std::path::PathBuf,
+    },
+    /// A file lies where one should be written.
+    #[error("{} exists: give another output, or --force to replace it", path.display())]
+    OutputExists {
+        /// What lies there.
+        path: std::path::PathBuf,
+    },
+    /// More bytes than a file can have.
+    #[error("the output would exceed 2^64 bytes: check the shapes of the tensors")]
+    OutputTooLarge,
     /// The work was stopped from outside.
     #[error("stopped")]
     Cancelled,

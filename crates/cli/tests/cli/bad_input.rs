@@ -87,8 +87,8 @@ fn an_architecture_that_is_unknown() {
 fn a_tensor_type_that_is_not_supported() {
     // One that no matrix of weights has.
     let mut tiny = Tiny::new();
-    tiny.retype("blk.0.ffn_up.weight", GgmlType::F64);
-    fails(&["run", &tiny.save("type_f64"), "abc"], b"", 1, &["blk.0.ffn_up.weight", "F64"]);
+    tiny.retype("blk.0.ffn_up.weight", GgmlType::I64);
+    fails(&["run", &tiny.save("type_i64"), "abc"], b"", 1, &["blk.0.ffn_up.weight", "I64"]);
 
     // One that only a fork has: the four bytes of the type follow the name and the dimensions.
     let mut bytes = Tiny::new().bytes();

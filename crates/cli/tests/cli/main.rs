@@ -3,7 +3,10 @@
 //! `program.rs` runs it, `tiny.rs` makes small model files, whole or broken in one place; the other files are the tests.
 
 mod bad_input;
+mod convert;
+mod imatrix;
 mod program;
+mod quantize;
 #[cfg(unix)]
 mod signals;
 #[cfg(target_os = "linux")]

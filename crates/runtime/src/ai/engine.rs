@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use hublabio_chat::{ChatTemplate, Message};
 use hublabio_engine::sampling::{Sampler, SamplingConfig};
-use hublabio_engine::{Input, Isa, KvCache, KvType, Model, Row, Runner, SequenceId, Shard};
+use hublabio_engine::{Input, Isa, KvCache, KvType, Model, ProductObserver, Row, Runner, SequenceId, Shard};
 use hublabio_gguf::GgufFile;
 use hublabio_tokenizer::{EncodeOptions, TokenId, Tokenizer};
 
@@ -438,20 +438,30 @@ impl InferenceEngine {
 
     /// Appends tokens to the conversation; the logits of those that are wanted, one row after the other.
     pub(super) fn append_wanting(&mut self, tokens: &[TokenId], wanted: impl Fn(usize) -> bool) -> Result<Vec<f32>> {
-        let first = self.tokens.len();
-        let rows: Vec<Row> = tokens
-            .iter()
-            .enumerate()
-            .map(|(i, token)| Row {
-                sequence: self.sequence,
-                position: (first + i) as u32,
-                token: token.0,
-                wanted: wanted(i),
-            })
-            .collect();
+        let rows = self.rows(tokens, wanted);
         let logits = self.runner.forward(&mut self.cache, &rows, Input::Tokens)?.to_vec();
         self.tokens.extend_from_slice(tokens);
         Ok(logits)
+    }
+
+    /// Appends tokens to the conversation, showing the input of every product to `observer`.
+    pub(super) fn append_observed(&mut self, tokens: &[TokenId], observer: &mut dyn ProductObserver) -> Result<()> {
+        let rows = self.rows(tokens, |_| true);
+        self.runner.observe(&mut self.cache, &rows, Input::Tokens, observer)?;
+        self.tokens.extend_from_slice(tokens);
+        Ok(())
+    }
+
+    /// The rows that continue the conversation.
+    fn rows(&self, tokens: &[TokenId], wanted: impl Fn(usize) -> bool) -> Vec<Row> {
+        let first = self.tokens.len();
+        let row = |(i, token): (usize, &TokenId)| Row {
+            sequence: self.sequence,
+            position: (first + i) as u32,
+            token: token.0,
+            wanted: wanted(i),
+        };
+        tokens.iter().enumerate().map(row).collect()
     }
 }
 

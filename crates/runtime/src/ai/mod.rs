@@ -2,8 +2,11 @@
 
 mod bench;
 mod engine;
+mod importance_collection;
+mod importance_matrix;
 mod perplexity;
 pub mod quantization;
+mod quantize;
 mod vocabulary;
 
 pub use bench::{BenchOptions, BenchReport, Series};
@@ -12,6 +15,8 @@ pub use hublabio_chat::Message;
 pub use hublabio_engine::{Isa, KvType, sampling, sampling::SamplingConfig};
 pub use hublabio_tokenizer as tokenizer;
 pub use hublabio_tokenizer::TokenId;
+pub use importance_collection::CollectionOptions;
+pub use importance_matrix::ImportanceMatrix;
 pub use perplexity::Perplexity;
 pub use vocabulary::read_tokenizer;
 

@@ -1,0 +1,244 @@
+//! `tokenizer.json`, the format of the `tokenizers` library, as far as it is BPE.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::Value;
+
+use super::{AddedToken, pre};
+use crate::error::Error;
+
+const BAD_FILE: &str = "this does not follow the format of the `tokenizers` library, fetch the file again";
+
+/// How bytes without a token of their own are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Every byte is a character of an alphabet of 256, and merges start from those (GPT-2).
+    ByteLevel,
+    /// Characters are as they are, spaces are `▁`, and what has no token becomes `<0x00>` … `<0xFF>` (SentencePiece).
+    ByteFallback,
+}
+
+/// What a file says.
+#[derive(Debug)]
+pub struct TokenizerJson {
+    /// How bytes are written.
+    pub kind: Kind,
+    /// Tokens and their ids, without the added ones.
+    pub vocabulary: BTreeMap<String, u32>,
+    /// Pairs, the first to be merged first.
+    pub merges: Vec<(String, String)>,
+    /// Tokens beside the merges.
+    pub added: Vec<AddedToken>,
+    /// The token for what has none.
+    pub unknown: Option<String>,
+    /// The name that GGUF has for the pre-tokenizer, where one is known.
+    pub pre: Option<&'static str>,
+    /// Whether a space is put before a text.
+    pub adds_space_prefix: bool,
+    /// The post-processor, which `specials.rs` reads.
+    pub(super) post_processor: Option<Value>,
+    /// What the user should know.
+    pub notes: Vec<String>,
+}
+
+impl TokenizerJson {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`Error::Json`], [`Error::Malformed`] for what is wrong, and for what GGUF cannot say.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        let document: Value = serde_json::from_slice(bytes).map_err(|cause| Error::Json { cause })?;
+        let part = |name: &str| document.get(name).filter(|part| !part.is_null());
+        let model = part("model").ok_or_else(|| Error::malformed("there is no `model`", BAD_FILE))?;
+        // The first files had no type; BPE is the one with merges.
+        let untyped = if model.get("merges").is_some() { "BPE" } else { "unknown" };
+        let model_type = model.get("type").and_then(Value::as_str).unwrap_or(untyped);
+        if model_type != "BPE" {
+            let problem = format!("a tokenizer of the type {model_type}");
+            return Err(Error::malformed(problem, "only BPE can be converted"));
+        }
+        let steps = pre::steps(part("pre_tokenizer"));
+        let byte_level = steps.iter().any(|step| step.kind == "ByteLevel")
+            || flattened(part("decoder"), "decoders").iter().any(|step| kind(step) == "ByteLevel");
+        let flag = |name: &str| model.get(name).and_then(Value::as_bool).unwrap_or(false);
+        let kind = match (byte_level, flag("byte_fallback")) {
+            (true, _) => Kind::ByteLevel,
+            (false, true) => Kind::ByteFallback,
+            (false, false) => {
+                let problem = "BPE neither over bytes nor with bytes as a way out";
+                return Err(Error::malformed(problem, "GGUF has no tokenizer of this kind"));
+            }
+        };
+        let normalizers = flattened(part("normalizer"), "normalizers");
+        let mut notes = Vec::new();
+        let harmless = ["NFC", "Replace", "Prepend", "Metaspace"];
+        for normalizer in normalizers.iter().map(|step| self::kind(step)).filter(|kind| !harmless.contains(kind)) {
+            notes.push(format!(
+                "GGUF has no place for the normalizer {normalizer} of tokenizer.json: text is not normalized"
+            ));
+        }
+        for ending in ["end_of_word_suffix", "continuing_subword_prefix"] {
+            if model.get(ending).and_then(Value::as_str).is_some_and(|text| !text.is_empty()) {
+                let problem = format!("BPE with {ending}");
+                return Err(Error::malformed(problem, "GGUF has no tokenizer of this kind"));
+            }
+        }
+        let prepends = normalizers.iter().any(|step| self::kind(step) == "Prepend");
+        let metaspace = |step: &&pre::Step<'_>| step.kind == "Metaspace";
+        Ok(Self {
+            kind,
+            vocabulary: vocabulary(model)?,
+            merges: merges(model)?,
+            added: added(part("added_tokens"))?,
+            unknown: model.get("unk_token").and_then(Value::as_str).map(str::to_owned),
+            pre: pre::name(&steps, flag("ignore_merges")),
+            adds_space_prefix: prepends || steps.iter().find(metaspace).is_some_and(pre::Step::prepends),
+            post_processor: part("post_processor").cloned(),
+            notes,
+        })
+    }
+
+    /// The merges as GGUF has them: both parts with a space between. A space in a part, which only files that no
+    /// byte-level tokenizer made can have, is written as its byte-level letter.
+    pub fn merge_lines(&self) -> Vec<String> {
+        let part = |text: &str| text.replace(' ', "Ġ");
+        self.merges.iter().map(|(left, right)| format!("{} {}", part(left), part(right))).collect()
+    }
+
+    /// Scores by which SentencePiece's merging does what the merges say: the earlier a pair is merged, the higher the
+    /// score of what comes of it. A SentencePiece model's scores have the same order, since its merges were made from
+    /// them.
+    pub fn merge_scores(&self) -> HashMap<String, f32> {
+        let mut scores = HashMap::with_capacity(self.merges.len());
+        for (rank, (left, right)) in self.merges.iter().enumerate() {
+            // Subtracted, as the negative of zero is another zero.
+            scores.entry(format!("{left}{right}")).or_insert(0.0 - rank as f32);
+        }
+        scores
+    }
+}
+
+fn vocabulary(model: &Value) -> Result<BTreeMap<String, u32>, Error> {
+    let vocabulary = model.get("vocab").and_then(Value::as_object);
+    let vocabulary = vocabulary.ok_or_else(|| Error::malformed("there is no `model.vocab`", BAD_FILE))?;
+    let mut owners: HashMap<u32, &str> = HashMap::with_capacity(vocabulary.len());
+    let mut tokens = BTreeMap::new();
+    for (text, id) in vocabulary {
+        let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
+        let id = id.ok_or_else(|| Error::malformed(format!("token {text:?} has no id"), BAD_FILE))?;
+        if let Some(other) = owners.insert(id, text) {
+            return Err(Error::malformed(format!("id {id} stands for {other:?} and {text:?}"), BAD_FILE));
+        }
+        tokens.insert(text.clone(), id);
+    }
+    Ok(tokens)
+}
+
+/// Merges come as `"left right"`, or as `["left", "right"]`.
+fn merges(model: &Value) -> Result<Vec<(String, String)>, Error> {
+    let bad = |entry: &Value| Error::malformed(format!("the merge {entry} is no pair"), BAD_FILE);
+    let list = model.get("merges").and_then(Value::as_array);
+    let list = list.ok_or_else(|| Error::malformed("there is no `model.merges`", BAD_FILE))?;
+    list.iter()
+        .map(|entry| match entry {
+            Value::String(line) => {
+                let (left, right) = line.split_once(' ').ok_or_else(|| bad(entry))?;
+                Ok((left.to_owned(), right.to_owned()))
+            }
+            Value::Array(pair) => match pair.as_slice() {
+                [Value::String(left), Value::String(right)] => Ok((left.clone(), right.clone())),
+                _ => Err(bad(entry)),
+            },
+            _ => Err(bad(entry)),
+        })
+        .collect()
+}
+
+fn added(tokens: Option<&Value>) -> Result<Vec<AddedToken>, Error> {
+    let Some(tokens) = tokens else { return Ok(Vec::new()) };
+    let bad = || Error::malformed("`added_tokens` is not a list of tokens with `id` and `content`", BAD_FILE);
+    let token = |entry: &Value| {
+        let id = entry.get("id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok()).ok_or_else(bad)?;
+        let text = entry.get("content").and_then(Value::as_str).ok_or_else(bad)?.to_owned();
+        Ok(AddedToken { id, text, special: entry.get("special").and_then(Value::as_bool).unwrap_or(false) })
+    };
+    tokens.as_array().ok_or_else(bad)?.iter().map(token).collect()
+}
+
+/// The type of a step of any of the pipelines.
+pub(super) fn kind(step: &Value) -> &str {
+    step.get("type").and_then(Value::as_str).unwrap_or("unknown")
+}
+
+/// The steps of a pipeline: a `Sequence` (possibly of sequences) holds them under `list`, anything else is one step.
+pub(super) fn flattened<'a>(step: Option<&'a Value>, list: &str) -> Vec<&'a Value> {
+    let Some(step) = step else { return Vec::new() };
+    match step.get(list).and_then(Value::as_array) {
+        Some(steps) if kind(step) == "Sequence" => steps.iter().flat_map(|step| flattened(Some(step), list)).collect(),
+        _ => vec![step],
+    }
+}
+
+/// Whether a token is `<0x00>` … `<0xFF>`.
+pub(super) fn is_byte(text: &str) -> bool {
+    let digits = text.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+    digits.is_some_and(|digits| digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn refused(text: &str, part: &str) {
+        let error = TokenizerJson::parse(text.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(part), "{part:?} is not in: {error}");
+    }
+
+    #[test]
+    fn merges_are_read_in_both_spellings() {
+        for merges in [r#"["a b", "ab c"]"#, r#"[["a", "b"], ["ab", "c"]]"#] {
+            let text = format!(
+                r#"{{"model":{{"type":"BPE","byte_fallback":true,"vocab":{{"a":0,"ab":1}},"merges":{merges}}},
+                "added_tokens":[{{"id":7,"content":"<s>","special":true}}]}}"#
+            );
+            let tokenizer = TokenizerJson::parse(text.as_bytes()).unwrap();
+            assert_eq!(tokenizer.kind, Kind::ByteFallback);
+            assert_eq!(tokenizer.merge_lines(), ["a b", "ab c"]);
+            assert_eq!(tokenizer.merge_scores()["ab"], 0.0);
+            assert_eq!(tokenizer.merge_scores()["abc"], -1.0);
+            assert_eq!(tokenizer.added, [AddedToken { id: 7, text: "<s>".into(), special: true }]);
+        }
+    }
+
+    #[test]
+    fn a_space_in_a_merge_is_written_as_its_byte_level_letter() {
+        let text = r#"{"model":{"vocab":{},"merges":[["a b","c"]],"byte_fallback":true}}"#;
+        assert_eq!(TokenizerJson::parse(text.as_bytes()).unwrap().merge_lines(), ["aĠb c"]);
+    }
+
+    #[test]
+    fn what_is_no_bpe_is_refused_by_name() {
+        refused("", "not valid JSON");
+        refused("[]", "no `model`");
+        refused(r#"{"model":null}"#, "no `model`");
+        refused(r#"{"model":{"type":"Unigram"}}"#, "Unigram");
+        refused(r#"{"model":{"type":"BPE","vocab":{},"merges":[]}}"#, "neither over bytes");
+        let bpe = |rest: &str| format!(r#"{{"model":{{"type":"BPE","byte_fallback":true,{rest}}}}}"#);
+        refused(&bpe(r#""merges":[]"#), "no `model.vocab`");
+        refused(&bpe(r#""vocab":{}"#), "no `model.merges`");
+        refused(&bpe(r#""vocab":{"a":0,"b":0},"merges":[]"#), "id 0 stands for");
+        refused(&bpe(r#""vocab":{"a":-1},"merges":[]"#), "has no id");
+        refused(&bpe(r#""vocab":{},"merges":["ab"]"#), "is no pair");
+        refused(&bpe(r#""vocab":{},"merges":[["a"]]"#), "is no pair");
+        refused(&bpe(r#""vocab":{},"merges":[1]"#), "is no pair");
+        refused(&bpe(r#""vocab":{},"merges":[],"end_of_word_suffix":"</w>""#), "end_of_word_suffix");
+        refused(r#"{"model":{"byte_fallback":true,"vocab":{},"merges":[]},"added_tokens":[{"id":1}]}"#, "added_tokens");
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_by_the_parser() {
+        let deep = format!(r#"{{"model":{{}},"decoder":{}1{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        refused(&deep, "not valid JSON");
+    }
+}

@@ -1,0 +1,150 @@
+//! Ids of the tokens with a role, and which of them a prompt begins and ends with.
+//!
+//! A role's token is looked for in `tokenizer_config.json`, then in `special_tokens_map.json` (both name a text), then
+//! in
+//! `config.json` and in `tokenizer.model` (both name an id). What is added to a prompt is what the post-processor of
+//! `tokenizer.json` does, or else what `tokenizer_config.json` says.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use super::json::{TokenizerJson, flattened, kind};
+use super::sentencepiece::SentencePiece;
+use super::{Entries, TokenType, Tokens};
+use crate::config::Config;
+use crate::error::Error;
+
+/// Where the answers may be.
+pub struct Sources<'a> {
+    pub config: &'a Config,
+    pub settings: Option<&'a Config>,
+    pub map: Option<&'a Config>,
+    pub tokenizer_json: Option<&'a TokenizerJson>,
+    pub pieces: Option<&'a SentencePiece>,
+    pub ids: &'a HashMap<&'a str, u32>,
+    pub tokens: &'a Tokens,
+}
+
+/// A role's name in the configurations, and GGUF's (`seperator` is how the key is spelled).
+const ROLES: [(&str, &str); 7] = [
+    ("bos", "bos"),
+    ("eos", "eos"),
+    ("unk", "unknown"),
+    ("sep", "seperator"),
+    ("pad", "padding"),
+    ("cls", "cls"),
+    ("mask", "mask"),
+];
+
+/// Tokens that end a turn, in the families whose end of text is another one.
+const ENDS_OF_TURN: [&str; 4] = ["<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>"];
+
+/// Writes `*_token_id` and `add_*_token`.
+pub fn write(sources: &Sources<'_>, out: &mut Entries) -> Result<(), Error> {
+    let mut eos = None;
+    for (role, ours) in ROLES {
+        let id = sources.id(role);
+        if role == "eos" {
+            eos = id;
+        }
+        if let Some(id) = id {
+            out.push(&format!("{ours}_token_id"), id);
+        }
+    }
+    let control = |id: &u32| sources.tokens.types[*id as usize] == TokenType::Control;
+    let eot = ENDS_OF_TURN.iter().filter_map(|text| sources.ids.get(text).copied()).find(control);
+    if let Some(eot) = eot.filter(|&id| Some(id) != eos) {
+        out.push("eot_token_id", eot);
+    }
+    let added = sources.added_by_template(out);
+    for (role, by_template) in [("bos", added.bos), ("eos", added.eos)] {
+        let key = format!("add_{role}_token");
+        let by_settings = sources.settings.map(|settings| settings.bool_opt(&key)).transpose()?.flatten();
+        if let Some(add) = by_template.or(by_settings) {
+            out.push(&key, add);
+        }
+    }
+    Ok(())
+}
+
+/// What a post-processor puts around a text, where it says.
+#[derive(Default)]
+struct Added {
+    bos: Option<bool>,
+    eos: Option<bool>,
+}
+
+impl Sources<'_> {
+    fn id(&self, role: &str) -> Option<u32> {
+        if let Some(&id) = self.text(role).and_then(|text| self.ids.get(text)) {
+            return Some(id);
+        }
+        let key = format!("{role}_token_id");
+        let n_vocab = self.tokens.texts.len() as u32;
+        let number = match self.config.get(&key) {
+            // Several ends: the first is the end of a text.
+            Some(Value::Array(ids)) => ids.first().and_then(Value::as_u64),
+            // Some configurations say -1 for none.
+            Some(id) => id.as_u64(),
+            None => None,
+        };
+        if let Some(id) = number.and_then(|id| u32::try_from(id).ok()).filter(|&id| id < n_vocab) {
+            return Some(id);
+        }
+        let piece = |pieces: &SentencePiece| pieces.special_ids.iter().find(|entry| entry.0 == role)?.1;
+        self.pieces.and_then(piece)
+    }
+
+    /// The text of a role's token: a string, or an object with the string as `content`.
+    fn text(&self, role: &str) -> Option<&str> {
+        let key = format!("{role}_token");
+        [self.settings, self.map].into_iter().flatten().find_map(|config| {
+            let entry = config.get(&key)?;
+            entry.as_str().or_else(|| entry.get("content")?.as_str())
+        })
+    }
+
+    fn added_by_template(&self, out: &mut Entries) -> Added {
+        let mut added = Added::default();
+        let processor = self.tokenizer_json.and_then(|json| json.post_processor.as_ref());
+        for step in flattened(processor, "processors") {
+            match kind(step) {
+                // It adds nothing, unless another step does.
+                "ByteLevel" => {
+                    added.bos.get_or_insert(false);
+                    added.eos.get_or_insert(false);
+                }
+                "TemplateProcessing" => self.read_template(step, &mut added, out),
+                _ => {}
+            }
+        }
+        added
+    }
+
+    fn read_template(&self, step: &Value, added: &mut Added, out: &mut Entries) {
+        let single = step.get("single").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        if single.len() < 2 {
+            return;
+        }
+        let token = |piece: &Value| piece.get("SpecialToken")?.get("id")?.as_str().map(str::to_owned);
+        let mut is_role = |found: Option<String>, role: &str| {
+            let found = found?;
+            let same = match self.text(role) {
+                Some(text) => text == found,
+                // Nothing else says what the role's token is.
+                None => true,
+            };
+            if !same {
+                out.notes.push(format!("tokenizer.json puts {found} around a text, which is not its {role} token"));
+            }
+            Some(same)
+        };
+        if let Some(bos) = is_role(single.first().and_then(token), "bos") {
+            added.bos = Some(bos);
+        }
+        if let Some(eos) = is_role(single.last().and_then(token), "eos") {
+            added.eos = Some(eos);
+        }
+    }
+}

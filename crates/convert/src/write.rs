@@ -1,0 +1,236 @@
+//! Writes a plan: a temporary file beside the output, which takes the output's name when it is whole.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use hublabio_gguf::{GgmlType, decode_row, encode_row};
+
+use crate::error::Error;
+use crate::plan::Plan;
+use crate::safetensors::{DType, TensorInfo};
+use crate::tensors::{Change, Source, Tensor};
+
+/// Weights that are held at once, unless one row or one head has more.
+const CHUNK_WEIGHTS: u64 = 1 << 20;
+
+/// Above this a float becomes infinite in F16: it is half way from the largest number to the next one that would be.
+const F16_OVERFLOW: f32 = 65_520.0;
+
+/// How far a conversion is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
+    /// The tensor that is being written.
+    pub tensor: &'a str,
+    /// Tensors that are written.
+    pub tensors_done: usize,
+    /// Tensors in all.
+    pub n_tensors: usize,
+}
+
+/// A temporary file, gone unless it was kept.
+struct Temporary {
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.kept {
+            // The error that led here is the one to report.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Plan {
+    /// Writes the file. It appears under its name when it is whole and on the disk; before that, and after any error,
+    /// there is none. `progress` is called before each stretch of some million weights and may stop the work.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] unless `replace`; [`Error::Stopped`]; [`Error::Tensor`] for weights that are not finite or do
+    /// not fit the type; what reading and writing raise.
+    pub fn write(
+        &self,
+        out: &Path,
+        replace: bool,
+        progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let refuse_existing = || match fs::symlink_metadata(out) {
+            Ok(found) if found.is_dir() => {
+                let problem = format!("{} is a folder", out.display());
+                Err(Error::malformed(problem, "give the name of the file to write"))
+            }
+            Ok(_) if !replace => Err(Error::Exists { path: out.to_path_buf() }),
+            _ => Ok(()),
+        };
+        refuse_existing()?;
+        let Some(name) = out.file_name() else {
+            let problem = format!("{} is no file name", out.display());
+            return Err(Error::malformed(problem, "give the name of the file to write"));
+        };
+        let hidden = format!(".{}.{}.part", name.to_string_lossy(), std::process::id());
+        let path = out.with_file_name(hidden);
+        let file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(Error::io("create", &path))?;
+        let mut temporary = Temporary { path, kept: false };
+        let in_file = |error: Error| match error {
+            Error::Gguf(error) => Error::Gguf(error).in_file(out),
+            other => other,
+        };
+        let file = self.write_to(file, progress).map_err(in_file)?;
+        file.sync_all().map_err(Error::io("write", out))?;
+        drop(file);
+        refuse_existing()?;
+        fs::rename(&temporary.path, out).map_err(Error::io("create", out))?;
+        temporary.kept = true;
+        sync_folder(out);
+        Ok(())
+    }
+
+    fn write_to(&self, file: File, progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>) -> Result<File, Error> {
+        let mut data = self.writer.begin(BufWriter::with_capacity(1 << 20, file))?;
+        for (number, (tensor, ty)) in self.tensors.iter().enumerate() {
+            let mut step = || {
+                let now = Progress { tensor: &tensor.name, tensors_done: number, n_tensors: self.tensors.len() };
+                if progress(now).is_break() { Err(Error::Stopped) } else { Ok(()) }
+            };
+            // What is no error of the output takes a way around the writer.
+            let mut failure = None;
+            let written = data.tensor_with(|sink| {
+                self.put(tensor, *ty, sink, &mut step).map_err(|error| {
+                    failure = Some(error);
+                    io::Error::other("told in `failure`")
+                })
+            });
+            match failure {
+                Some(error) => return Err(error),
+                None => written?,
+            }
+        }
+        let buffered = data.finish()?;
+        buffered.into_inner().map_err(|error| hublabio_gguf::Error::Write { cause: error.into_error() }.into())
+    }
+
+    /// Writes one tensor, stretch by stretch.
+    fn put(
+        &self,
+        tensor: &Tensor,
+        ty: GgmlType,
+        sink: &mut dyn Write,
+        step: &mut dyn FnMut() -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut bytes = Vec::new();
+        let mut emit = |weights: &[f32]| {
+            bytes.clear();
+            encode_row(ty, weights, None, &mut bytes).map_err(|error| Error::Tensor {
+                name: tensor.name.clone(),
+                problem: error.to_string(),
+                advice: "choose another --type",
+            })?;
+            sink.write_all(&bytes).map_err(|cause| hublabio_gguf::Error::Write { cause })?;
+            Ok::<(), Error>(())
+        };
+        let (place, change) = match &tensor.source {
+            Source::Values(values) => return emit(values),
+            Source::Checkpoint { place, change } => (*place, *change),
+        };
+        let info = self.weights.info(place);
+        // A bias is reordered like the rows of its matrix: each entry is a row.
+        let columns = match (change, info.shape.as_slice()) {
+            (Change::Interleave { .. }, [_]) => 1,
+            (_, shape) => *shape.last().expect("a rule's shape has a dimension"),
+        };
+        let n_rows = (info.end - info.begin) / info.dtype.bytes() / columns;
+        let rows_at_once = match change {
+            Change::Interleave { rows_per_head } => rows_per_head,
+            _ => (CHUNK_WEIGHTS / columns).max(1),
+        };
+        let (mut raw, mut weights) = (Vec::new(), Vec::new());
+        let mut row = 0;
+        while row < n_rows {
+            step()?;
+            let rows = rows_at_once.min(n_rows - row);
+            let n = (rows * columns) as usize;
+            raw.resize(n * info.dtype.bytes() as usize, 0);
+            self.weights.read(place, row * columns * info.dtype.bytes(), &mut raw)?;
+            weights.resize(n, 0.0);
+            decode_row(float_type(info.dtype), &raw, &mut weights)?;
+            check_range(info, ty, &weights, row * columns)?;
+            match change {
+                Change::Keep => emit(&weights)?,
+                Change::AddOne => {
+                    weights.iter_mut().for_each(|weight| *weight += 1.0);
+                    emit(&weights)?;
+                }
+                Change::Interleave { .. } => emit(&interleaved(&weights, columns as usize))?,
+            }
+            row += rows;
+        }
+        Ok(())
+    }
+}
+
+/// The rows of one head, first half and second half in turn.
+fn interleaved(head: &[f32], columns: usize) -> Vec<f32> {
+    let (first, second) = head.split_at(head.len() / 2);
+    first.chunks(columns).zip(second.chunks(columns)).flat_map(|(a, b)| [a, b]).flatten().copied().collect()
+}
+
+fn float_type(dtype: DType) -> GgmlType {
+    match dtype {
+        DType::F64 => GgmlType::F64,
+        DType::F16 => GgmlType::F16,
+        DType::BF16 => GgmlType::BF16,
+        _ => GgmlType::F32, // `arrange` lets floats through only
+    }
+}
+
+/// Refuses weights that are broken, or that would become infinite. `before` weights of the tensor came before these.
+fn check_range(info: &TensorInfo, ty: GgmlType, weights: &[f32], before: u64) -> Result<(), Error> {
+    let limit = if ty == GgmlType::F16 { F16_OVERFLOW } else { f32::INFINITY };
+    // NaN is not below any limit.
+    let Some(index) =
+        weights.iter().position(|weight| !matches!(weight.abs().partial_cmp(&limit), Some(std::cmp::Ordering::Less)))
+    else {
+        return Ok(());
+    };
+    let problem = format!("weight {} is {}", before + index as u64, weights[index]);
+    let advice = if weights[index].is_finite() {
+        "too large for F16: convert to BF16 or F32"
+    } else {
+        "the checkpoint is damaged, fetch it again"
+    };
+    Err(Error::Tensor { name: info.name.clone(), problem, advice })
+}
+
+/// Makes the new name survive a crash where the system lets us. Where it does not, the file itself is on the disk
+/// already.
+fn sync_folder(out: &Path) {
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if let Ok(folder) = File::open(folder) {
+        let _ = folder.sync_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_interleaved() {
+        assert_eq!(interleaved(&[0.0, 1.0, 2.0, 3.0], 1), [0.0, 2.0, 1.0, 3.0]);
+        assert_eq!(interleaved(&[0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5], 2), [0.0, 0.5, 2.0, 2.5, 1.0, 1.5, 3.0, 3.5]);
+    }
+
+    #[test]
+    fn weights_that_a_file_cannot_hold_are_named() {
+        let info = TensorInfo { name: "a".into(), dtype: DType::F32, shape: vec![2], begin: 0, end: 8 };
+        let check = |ty, weight: f32| check_range(&info, ty, &[0.0, weight], 10).map_err(|error| error.to_string());
+        assert_eq!(check(GgmlType::F16, 65_519.0), Ok(()));
+        assert!(check(GgmlType::F16, -65_520.0).unwrap_err().contains("tensor `a`: weight 11 is -65520: too large"));
+        assert_eq!(check(GgmlType::BF16, 65_520.0), Ok(()));
+        assert!(check(GgmlType::F32, f32::NAN).unwrap_err().contains("damaged"));
+        assert!(check(GgmlType::F32, f32::NEG_INFINITY).unwrap_err().contains("damaged"));
+    }
+}

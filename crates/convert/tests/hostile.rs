@@ -1,0 +1,224 @@
+//! Every way in which a folder can be wrong ends with an error that says what and where, and leaves no file behind.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use hublabio_convert::{Error, OutputType, Plan};
+use serde_json::{Value as Json, json};
+
+/// A copy of a committed checkpoint, to be broken.
+struct Copy(PathBuf);
+
+impl Copy {
+    fn of(fixture: &str, test: &str) -> Self {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/oracles/convert/fixtures").join(fixture);
+        let to = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hostile").join(test);
+        let _ = fs::remove_dir_all(&to);
+        fs::create_dir_all(to.join("out")).unwrap();
+        for entry in fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+        Self(to)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn edit_json(&self, name: &str, edit: impl FnOnce(&mut Json)) {
+        let mut document = serde_json::from_slice(&fs::read(self.path(name)).unwrap()).unwrap();
+        edit(&mut document);
+        fs::write(self.path(name), document.to_string()).unwrap();
+    }
+
+    fn edit_bytes(&self, name: &str, edit: impl FnOnce(&mut Vec<u8>)) {
+        let mut bytes = fs::read(self.path(name)).unwrap();
+        edit(&mut bytes);
+        fs::write(self.path(name), bytes).unwrap();
+    }
+
+    /// Replaces text in the header of the weights by text of the same length.
+    fn edit_header(&self, from: &str, to: &str) {
+        assert_eq!(from.len(), to.len());
+        self.edit_bytes("model.safetensors", |bytes| {
+            let at =
+                bytes.windows(from.len()).position(|window| window == from.as_bytes()).expect("it is in the header");
+            bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        });
+    }
+
+    fn convert(&self) -> Result<(), Error> {
+        let plan = Plan::new(&self.0, OutputType::Auto)?;
+        plan.write(&self.path("out/model.gguf"), false, &mut |_| ControlFlow::Continue(()))
+    }
+
+    #[track_caller]
+    fn fails(&self, parts: &[&str]) {
+        let error = self.convert().expect_err("this folder is broken").to_string();
+        for part in parts {
+            assert!(error.contains(part), "{part:?} is not in: {error}");
+        }
+        assert_eq!(fs::read_dir(self.path("out")).unwrap().count(), 0, "a file is left behind: {error}");
+    }
+}
+
+#[test]
+fn files_that_are_missing() {
+    let copy = Copy::of("qwen2", "missing");
+    assert!(copy.convert().is_ok());
+    fs::remove_file(copy.path("out/model.gguf")).unwrap();
+    fs::remove_file(copy.path("tokenizer.json")).unwrap();
+    copy.fails(&["neither tokenizer.json nor tokenizer.model"]);
+    fs::remove_file(copy.path("model.safetensors")).unwrap();
+    copy.fails(&["neither model.safetensors nor model.safetensors.index.json", "save_pretrained"]);
+    fs::remove_file(copy.path("config.json")).unwrap();
+    copy.fails(&["there is no config.json in", "checkpoint"]);
+}
+
+#[test]
+fn configurations_that_cannot_be() {
+    let cases: [(&str, Json, &[&str]); 14] = [
+        ("architectures", json!(["BertModel"]), &["`BertModel` cannot be converted", "Gemma3ForConditionalGeneration"]),
+        ("architectures", json!("LlamaForCausalLM"), &["`architectures`", "expected a list of names"]),
+        ("hidden_size", Json::Null, &["`hidden_size` is missing"]),
+        ("hidden_size", json!("32"), &["`hidden_size` is \"32\"", "expected a whole number"]),
+        ("hidden_size", json!(64), &["tensor `model.embed_tokens.weight`", "its shape is [390, 32]"]),
+        ("num_attention_heads", json!(0), &["`num_attention_heads` is 0", "above 0"]),
+        ("head_dim", json!(4_000_000_000u32), &["`head_dim` is 4000000000", "2^32"]),
+        ("num_key_value_heads", json!(3), &["`num_key_value_heads` is 3", "divisor"]),
+        ("num_hidden_layers", json!(1), &["the checkpoint has 12 tensors", "`model.layers.1.", "and 7 more"]),
+        ("num_hidden_layers", json!(4_000_000_000u32), &["`num_hidden_layers`", "at most"]),
+        ("hidden_act", json!("relu"), &["`hidden_act` is `relu`", "silu"]),
+        ("quantization_config", json!({"quant_method": "gptq"}), &["`gptq`", "F16, BF16 or F32"]),
+        ("rope_parameters", json!({"rope_type": "dynamic"}), &["`rope_parameters.rope_type` is `dynamic`", "longrope"]),
+        ("rope_parameters", json!({"rope_type": "yarn"}), &["`rope_parameters.factor` is missing"]),
+    ];
+    for (key, value, parts) in cases {
+        let copy = Copy::of("qwen2", "configurations");
+        copy.edit_json("config.json", |config| config[key] = value);
+        copy.fails(parts);
+    }
+    let copy = Copy::of("qwen2", "configurations");
+    copy.edit_bytes("config.json", |bytes| bytes.truncate(40));
+    copy.fails(&["config.json", "not valid JSON"]);
+    let copy = Copy::of("gemma3", "configurations");
+    copy.edit_json("config.json", |config| config["query_pre_attn_scalar"] = json!(32));
+    copy.fails(&["`query_pre_attn_scalar` is 32", "means 16"]);
+    copy.edit_json("config.json", |config| {
+        config["query_pre_attn_scalar"] = json!(16);
+        config["layer_types"][0] = json!("full_attention");
+    });
+    copy.fails(&["`layer_types`", "every n-th layer"]);
+    let copy = Copy::of("phi3", "configurations");
+    copy.edit_json("config.json", |config| config["rope_parameters"]["long_factor"] = json!([1.0]));
+    copy.fails(&["`long_factor` is a list of 1 numbers", "expected 4"]);
+}
+
+#[test]
+fn weights_that_are_broken() {
+    let broken = |edit: &dyn Fn(&Copy), parts: &[&str]| {
+        let copy = Copy::of("qwen2", "weights");
+        edit(&copy);
+        copy.fails(parts);
+    };
+    let weights = "model.safetensors";
+    broken(
+        &|copy| copy.edit_header("model.norm.weight", "model.morn.weight"),
+        &["the checkpoint lacks 1 tensor", "`model.norm.weight`"],
+    );
+    broken(&|copy| copy.edit_header("F32", "I32"), &["its numbers are I32"]);
+    broken(&|copy| copy.edit_header("F32", "F64"), &["data_offsets"]);
+    broken(&|copy| copy.edit_header("F32", "Q99"), &["`Q99`"]);
+    broken(&|copy| copy.edit_header("data_offsets\":[0,", "data_offsets\":[4,"), &["data_offsets"]);
+    broken(&|copy| copy.edit_bytes(weights, |bytes| bytes.truncate(bytes.len() - 1)), &[weights, "truncated"]);
+    broken(&|copy| copy.edit_bytes(weights, |bytes| bytes.truncate(100)), &[weights, "truncated"]);
+    broken(&|copy| copy.edit_bytes(weights, |bytes| bytes.truncate(7)), &[weights, "truncated: a file of 7 bytes"]);
+    broken(&|copy| copy.edit_bytes(weights, |bytes| bytes.push(0)), &[weights, "belong to no tensor"]);
+    broken(&|copy| copy.edit_bytes(weights, |bytes| bytes[7] = 1), &[weights, "the header would have"]);
+    broken(&|copy| copy.edit_bytes(weights, |bytes| bytes[8] = b'x'), &[weights, "not valid JSON"]);
+    let last = |bytes: &mut Vec<u8>, value: f32| {
+        let at = bytes.len() - 4;
+        bytes[at..].copy_from_slice(&value.to_le_bytes());
+    };
+    broken(&|copy| copy.edit_bytes(weights, |bytes| last(bytes, f32::NAN)), &["weight 31 is NaN", "damaged"]);
+}
+
+#[test]
+fn shards_that_do_not_fit_together() {
+    let first = "model-00001-of-00003.safetensors";
+    let index = "model.safetensors.index.json";
+    let copy = Copy::of("llama", "shards");
+    copy.edit_json(index, |index| index["weight_map"]["model.norm.weight"] = json!(first));
+    copy.fails(&[index, "`model.norm.weight` is said to be in"]);
+    for name in ["../model.safetensors", "/etc/passwd", "", ".."] {
+        copy.edit_json(index, |index| index["weight_map"]["model.norm.weight"] = json!(name));
+        copy.fails(&[index, "which is no file name"]);
+    }
+    copy.edit_json(index, |index| *index = json!({}));
+    copy.fails(&[index, "weight_map"]);
+    let copy = Copy::of("llama", "shards");
+    fs::remove_file(copy.path(first)).unwrap();
+    copy.fails(&["cannot open", first]);
+    let copy = Copy::of("llama", "shards");
+    copy.edit_json(index, |index| {
+        index["weight_map"].as_object_mut().unwrap().remove("model.norm.weight");
+    });
+    copy.fails(&[index, "`model.norm.weight` is in a file, but not in the index"]);
+    let copy = Copy::of("llama", "shards");
+    fs::copy(copy.path(first), copy.path("model-00002-of-00003.safetensors")).unwrap();
+    copy.fails(&["is in another file of the checkpoint, too"]);
+}
+
+#[test]
+fn tokenizers_that_are_broken() {
+    let copy = Copy::of("qwen2", "tokenizers");
+    copy.edit_json("tokenizer.json", |tokenizer| tokenizer["added_tokens"][0]["id"] = json!(390));
+    copy.fails(&["tokenizer.json", "token 390 is beyond the 390 embeddings"]);
+    copy.edit_json("tokenizer.json", |tokenizer| tokenizer["model"]["type"] = json!("Unigram"));
+    copy.fails(&["tokenizer.json", "Unigram", "only BPE"]);
+    let copy = Copy::of("gemma", "tokenizers");
+    copy.edit_bytes("tokenizer.model", |bytes| bytes.truncate(bytes.len() - 1));
+    copy.fails(&["tokenizer.model", "cut off"]);
+    let copy = Copy::of("gemma", "tokenizers");
+    copy.edit_json("tokenizer_config.json", |config| config["added_tokens_decoder"]["x"] = json!({"content": "a"}));
+    copy.fails(&["tokenizer_config.json", "added_tokens_decoder"]);
+}
+
+#[test]
+fn a_pre_tokenizer_without_a_name_is_said_aloud() {
+    let copy = Copy::of("qwen2", "pre");
+    copy.edit_json("tokenizer.json", |tokenizer| {
+        tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = json!("\\w+");
+    });
+    let plan = Plan::new(&copy.0, OutputType::Auto).unwrap();
+    assert_eq!(plan.metadata().str("tokenizer.ggml.pre").unwrap(), Some("default"));
+    assert!(plan.notes()[0].contains("the file says `default`"), "{:?}", plan.notes());
+}
+
+#[test]
+fn an_output_is_whole_or_not_there() {
+    let copy = Copy::of("qwen2", "output");
+    let plan = Plan::new(&copy.0, OutputType::Auto).unwrap();
+    let out = copy.path("out/model.gguf");
+    let mut go_on = |_: hublabio_convert::Progress<'_>| ControlFlow::Continue(());
+    let mut left = 5;
+    let stopped = plan.write(&out, false, &mut |_| {
+        left -= 1;
+        if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(matches!(stopped, Err(Error::Stopped)));
+    assert_eq!(fs::read_dir(copy.path("out")).unwrap().count(), 0);
+
+    fs::write(&out, "mine").unwrap();
+    assert!(matches!(plan.write(&out, false, &mut go_on), Err(Error::Exists { .. })));
+    assert_eq!(fs::read(&out).unwrap(), b"mine");
+    plan.write(&out, true, &mut go_on).unwrap();
+    assert_eq!(&fs::read(&out).unwrap()[..4], b"GGUF");
+    assert_eq!(fs::read_dir(copy.path("out")).unwrap().count(), 1);
+
+    let message = |out: &Path| plan.write(out, true, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
+    assert!(message(&copy.path("out")).contains("is a folder"));
+    assert!(message(&copy.path("no/such/folder/model.gguf")).contains("cannot create"));
+}

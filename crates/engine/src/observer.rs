@@ -1,0 +1,15 @@
+//! What the forward pass shows to whoever wants to see its products: the rows that meet each weight matrix.
+//!
+//! Nothing is computed here. Who looks, and what becomes of it, is the business of the rooms above.
+
+/// Sees the input of every matrix product of a forward pass.
+pub trait ProductObserver {
+    /// The matrices called `tensors` are about to be multiplied with `rows`, `[n, columns]`: one row for each row of the
+    /// batch, in its order. They come in the order of the forward pass, whatever the number of threads.
+    fn products(&mut self, tensors: &[&str], rows: &[f32], columns: usize);
+
+    /// Whether the product of the output head is computed and shown: it is as large as the vocabulary.
+    fn wants_head(&self) -> bool {
+        false
+    }
+}

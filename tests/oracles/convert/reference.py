@@ -1,0 +1,357 @@
+#!/usr/bin/env python3
+"""Converts a checkpoint folder with nothing but public packages: what `hublab convert` is compared with.
+
+    python3 reference.py FOLDER OUT.gguf [--type auto|F32|F16|BF16|Q8_0]
+
+Written from the format facts (docs/CONVERT.md names them), not from the Rust code: weights come through `safetensors` and
+PyTorch, SentencePiece models through the protobuf class of `sentencepiece`, the file goes through `gguf.GGUFWriter`.
+"""
+
+import argparse
+import json
+import math
+import re
+import tempfile
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+from safetensors import safe_open
+from sentencepiece import sentencepiece_model_pb2
+
+ARCH = {
+    "LlamaForCausalLM": "llama", "MistralForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3",
+    "Phi3ForCausalLM": "phi3", "GemmaForCausalLM": "gemma", "Gemma2ForCausalLM": "gemma2", "Gemma3ForCausalLM": "gemma3",
+    "Gemma3ForConditionalGeneration": "gemma3",
+}
+NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+TENSORS = {
+    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output", "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
+    "self_attn.qkv_proj": "attn_qkv", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "mlp.gate_up_proj": "ffn_up",
+    "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm",
+}
+PRE = [  # (a piece that only this pattern has, name)
+    (r"\p{N}{1,3}", "llama-bpe"),
+    (r"\p{N}|", "qwen2"),
+]
+
+
+def sentencepiece_model(path):
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString(path.read_bytes())
+    return model
+
+
+def load(path):
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+class Folder:
+    def __init__(self, path):
+        self.path = path
+        self.root = load(path / "config.json")
+        self.config = self.root | self.root.get("text_config", {})
+        self.architecture = self.root["architectures"][0]
+        self.arch = ARCH[self.architecture]
+        self.gemma = self.arch.startswith("gemma")
+        self.tokenizer_config = load(path / "tokenizer_config.json")
+        self.tokenizer_json = load(path / "tokenizer.json")
+        rope = self.config.get("rope_parameters") or self.config.get("rope_scaling") or {}
+        self.local_rope = rope.get("sliding_attention", {})
+        self.rope = rope.get("full_attention", rope)
+        self.theta = self.rope.get("rope_theta", self.config.get("rope_theta", 10000.0))
+
+    def tensors(self):
+        found = {}
+        for path in sorted(self.path.glob("*.safetensors")):
+            with safe_open(path, "pt") as file:
+                found |= {name: file.get_tensor(name) for name in file.keys()}
+        return found
+
+
+def add_hyperparameters(writer, folder):
+    config, arch = folder.config, folder.arch
+    heads = config["num_attention_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    if arch not in ("phi3", "qwen2"):
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
+    if arch not in ("gemma", "gemma2"):
+        writer.add_rope_freq_base(folder.theta)
+    if arch == "llama":
+        writer.add_vocab_size(config["vocab_size"])
+        writer.add_rope_dimension_count(head_dim)
+    if arch == "phi3":
+        original = config["original_max_position_embeddings"]
+        writer.add_rope_dimension_count(head_dim)
+        writer.add_rope_scaling_orig_ctx_len(original)
+        writer.add_sliding_window(config["sliding_window"] or 0)
+        if folder.rope["rope_type"] == "longrope":
+            scale = config["max_position_embeddings"] / original
+            writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(scale) / math.log(original)))
+    if arch in ("gemma2", "gemma3"):
+        writer.add_sliding_window(config["sliding_window"])
+    if arch == "gemma2":
+        writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
+        writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+    if arch == "gemma3":
+        writer.add_rope_freq_base_swa(folder.local_rope["rope_theta"])
+        if folder.rope["rope_type"] == "linear":
+            writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+            writer.add_rope_scaling_factor(folder.rope["factor"])
+
+
+# Tokens: lists of text, score and type, one entry for each embedding.
+
+
+def control_by_looks(text):
+    return text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]") or re.fullmatch(r"<\|.*\|>|<｜.*｜>|<unused.*>", text)
+
+
+def added(text, special):
+    if special or control_by_looks(text):
+        return text, -1000.0, CONTROL
+    return text.replace("▁", " "), -1000.0, USER
+
+
+def configured_tokens(folder):
+    tokens = {id: (text, False) for text, id in load(folder.path / "added_tokens.json").items()}
+    for id, token in folder.tokenizer_config.get("added_tokens_decoder", {}).items():
+        tokens[int(id)] = (token["content"], token.get("special", False))
+    return tokens
+
+
+def piece_tokens(folder, table):
+    model = sentencepiece_model(folder.path / "tokenizer.model")
+    kinds = {1: NORMAL, 2: UNKNOWN, 3: CONTROL, 4: USER, 5: UNUSED, 6: BYTE}
+    for id, piece in enumerate(model.pieces):
+        text = piece.piece.replace("▁", " ") if piece.type == 4 else piece.piece
+        table[id] = (text, piece.score, kinds[piece.type])
+    for id, token in configured_tokens(folder).items():
+        table[id] = added(*token)
+
+
+def json_tokens(folder, table, byte_level):
+    model = folder.tokenizer_json["model"]
+    pairs = [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
+    ranks = {}
+    for rank, (left, right) in enumerate(pairs):
+        ranks.setdefault(left + right, rank)
+    for text, id in model["vocab"].items():
+        if byte_level:
+            table[id] = (text, 0.0, NORMAL)
+        elif re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", text):
+            table[id] = (text, 0.0, BYTE)
+        else:
+            table[id] = (text, float(-ranks.get(text, len(pairs))), NORMAL)
+    for token in folder.tokenizer_json["added_tokens"]:
+        table[token["id"]] = added(token["content"], token["special"])
+        if not byte_level and token["content"] == model["unk_token"]:
+            table[token["id"]] = (token["content"], 0.0, UNKNOWN)
+    return [" ".join(part.replace(" ", "Ġ") for part in pair) for pair in pairs]
+
+
+def add_tokenizer(writer, folder):
+    size = folder.config["vocab_size"]
+    table = [(f"[PAD{id}]", -10000.0, UNUSED) for id in range(size)]
+    pieces = (folder.path / "tokenizer.model").exists()
+    byte_level = not pieces and (folder.tokenizer_json.get("decoder") or {}).get("type") == "ByteLevel"
+    merges = piece_tokens(folder, table) if pieces else json_tokens(folder, table, byte_level)
+    texts, scores, types = zip(*table)
+    writer.add_tokenizer_model("gpt2" if byte_level else "llama")
+    writer.add_token_list(texts)
+    writer.add_token_types(types)
+    if byte_level:
+        pattern = folder.tokenizer_json["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+        writer.add_tokenizer_pre(next(name for piece, name in PRE if piece in pattern))
+        writer.add_token_merges(merges)
+    else:
+        writer.add_tokenizer_pre("default")
+        writer.add_token_scores(scores)
+    if folder.gemma:
+        writer.add_add_space_prefix(False)
+    elif folder.arch == "llama" and "add_prefix_space" in folder.tokenizer_config:
+        writer.add_add_space_prefix(folder.tokenizer_config["add_prefix_space"])
+    add_special_tokens(writer, folder, texts, types)
+    template = folder.tokenizer_config.get("chat_template")
+    if template is None and (folder.path / "chat_template.jinja").exists():
+        template = (folder.path / "chat_template.jinja").read_text()
+    if template is not None:
+        writer.add_chat_template(template)
+
+
+def add_special_tokens(writer, folder, texts, types):
+    config = folder.tokenizer_config
+    ids = {}
+    for role in ("bos", "eos", "unk", "pad"):
+        text = config.get(f"{role}_token")
+        text = text["content"] if isinstance(text, dict) else text
+        if text in texts:
+            ids[role] = texts.index(text)
+        elif folder.config.get(f"{role}_token_id") is not None:
+            ids[role] = folder.config[f"{role}_token_id"]
+        if role in ids:
+            getattr(writer, f"add_{role}_token_id")(ids[role])
+    for text in ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>"):
+        if text in texts and types[texts.index(text)] == CONTROL:
+            if texts.index(text) != ids["eos"]:
+                writer.add_eot_token_id(texts.index(text))
+            break
+    processor = folder.tokenizer_json.get("post_processor")
+    if processor is None:
+        add_bos, add_eos = config.get("add_bos_token"), config.get("add_eos_token")
+    else:
+        steps = processor.get("processors", [processor])
+        add_bos = add_eos = False if any(step["type"] == "ByteLevel" for step in steps) else None
+        for step in steps:
+            if step["type"] == "TemplateProcessing" and step["single"][0].get("SpecialToken", {}).get("id") == config["bos_token"]:
+                add_bos = True
+    if add_bos is not None:
+        writer.add_add_bos_token(add_bos)
+    if add_eos is not None:
+        writer.add_add_eos_token(add_eos)
+
+
+def new_name(name, arch):
+    stem, kind = name.rsplit(".", 1)
+    match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", stem)
+    if not match:
+        return f"{TENSORS[stem]}.{kind}"
+    layer, part = match.groups()
+    if part == "post_attention_layernorm":
+        ours = "post_attention_norm" if arch in ("gemma2", "gemma3") else "ffn_norm"
+    else:
+        ours = TENSORS[part]
+    return f"blk.{layer}.{ours}.{kind}"
+
+
+def interleave(rows, heads):
+    """Row j·half + i of each head becomes row 2i + j."""
+    per_head = rows.shape[0] // heads
+    order = [head * per_head + j * per_head // 2 + i for head in range(heads) for i in range(per_head // 2) for j in (0, 1)]
+    return rows[order]
+
+
+def llama3_factors(rope, head_dim):
+    factors = []
+    for pair in range(head_dim // 2):
+        wavelength = 2 * math.pi * rope["theta"] ** (2 * pair / head_dim)
+        low, high = (rope["original_max_position_embeddings"] / rope[key] for key in ("low_freq_factor", "high_freq_factor"))
+        if wavelength < high:
+            factors.append(1.0)
+        elif wavelength > low:
+            factors.append(rope["factor"])
+        else:
+            share = (rope["original_max_position_embeddings"] / wavelength - rope["low_freq_factor"])
+            share /= rope["high_freq_factor"] - rope["low_freq_factor"]
+            factors.append(1 / ((1 - share) / rope["factor"] + share))
+    return np.array(factors, dtype=np.float32)
+
+
+def add_tensors(writer, folder, kind):
+    config = folder.config
+    if folder.rope.get("rope_type") == "llama3":
+        head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+        writer.add_tensor("rope_freqs.weight", llama3_factors(folder.rope | {"theta": folder.theta}, head_dim))
+    if folder.rope.get("rope_type") == "longrope":
+        for which in ("long", "short"):
+            writer.add_tensor(f"rope_factors_{which}.weight", np.array(folder.rope[f"{which}_factor"], dtype=np.float32))
+    for name, values in folder.tensors().items():
+        name = re.sub(r"^(model\.language_model|language_model\.model)\.", "model.", name)
+        name = name.removeprefix("language_model.")
+        tied = config.get("tie_word_embeddings", folder.gemma)
+        if "vision_tower" in name or "multi_modal_projector" in name or (tied and name == "lm_head.weight"):
+            continue
+        rows = values.to(torch.float32).numpy()
+        if folder.arch == "llama" and ".self_attn.q_proj." in name:
+            rows = interleave(rows, config["num_attention_heads"])
+        if folder.arch == "llama" and ".self_attn.k_proj." in name:
+            rows = interleave(rows, config["num_key_value_heads"])
+        if folder.gemma and name.endswith("norm.weight"):
+            rows = rows + np.float32(1)
+        theirs = kind if rows.ndim == 2 else gguf.GGMLQuantizationType.F32
+        writer.add_tensor(new_name(name, folder.arch), gguf.quants.quantize(rows, theirs), raw_dtype=theirs)
+
+
+def convert(path, out, kind="auto"):
+    folder = Folder(path)
+    kinds = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}
+    if kind == "auto":
+        bf16 = all(values.dtype == torch.bfloat16 for values in folder.tensors().values())
+        kind = "BF16" if bf16 else "F16"
+    writer = gguf.GGUFWriter(out, folder.arch)
+    writer.add_type("model")
+    writer.add_name(path.resolve().name)
+    sampling = load(path / "generation_config.json")
+    for key, add in (("top_k", writer.add_sampling_top_k), ("top_p", writer.add_sampling_top_p),
+                     ("temperature", writer.add_sampling_temp)):
+        if key in sampling:
+            add(sampling[key])
+    add_hyperparameters(writer, folder)
+    writer.add_file_type(kinds[kind])
+    writer.add_quantization_version(2)
+    add_tokenizer(writer, folder)
+    add_tensors(writer, folder, gguf.GGMLQuantizationType[kind])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+# expected.json: metadata with types, arrays and tensors as FNV-1a hashes of their bytes.
+
+
+def fnv1a(data):
+    state = 0xCBF29CE484222325
+    for byte in data:
+        state = ((state ^ byte) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
+    return f"{state:016x}"
+
+
+def described(field):
+    kinds = [kind.name for kind in field.types]
+    value = field.contents()
+    if kinds[0] != "ARRAY":
+        return {"type": kinds[0], "value": value}
+    if kinds[-1] == "STRING":
+        data = b"".join(text.encode() + b"\0" for text in value)
+    else:
+        data = np.array(value, dtype={"FLOAT32": "<f4", "INT32": "<i4"}[kinds[-1]]).tobytes()
+    return {"type": f"ARRAY {kinds[-1]}", "length": len(value), "fnv1a": fnv1a(data)}
+
+
+def describe(path):
+    reader = gguf.GGUFReader(path)
+    metadata = {key: described(field) for key, field in reader.fields.items() if not key.startswith("GGUF.")}
+    tensors = {
+        tensor.name: {"type": tensor.tensor_type.name, "dims": [int(dim) for dim in tensor.shape],
+                      "fnv1a": fnv1a(tensor.data.tobytes())}
+        for tensor in reader.tensors
+    }
+    return {"metadata": metadata, "tensors": tensors}
+
+
+def write_expected(folder):
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "reference.gguf"
+        convert(folder, out)
+        (folder / "expected.json").write_text(json.dumps(describe(out), indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--type", default="auto")
+    options = parser.parse_args()
+    convert(options.folder, options.out, options.type)
