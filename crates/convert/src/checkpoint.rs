@@ -1,7 +1,7 @@
 //! A checkpoint folder: its JSON files, and its tensors wherever they lie.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
@@ -12,6 +12,9 @@ use crate::safetensors::{SafetensorsFile, TensorInfo};
 
 /// Most bytes of a file that is read whole. The largest published `tokenizer.json` has some 40 MB.
 const MAX_TEXT_BYTES: u64 = 256 << 20;
+
+/// Most files that the weights are in, all open at once. Published models have some 200.
+const MAX_SHARDS: usize = 1000;
 
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
@@ -119,14 +122,49 @@ fn shard_names(index: &Value) -> Result<Vec<String>, Error> {
     }
     names.sort_unstable();
     names.dedup();
+    if names.len() > MAX_SHARDS {
+        let problem = format!("the weights are in {} files, at most {MAX_SHARDS} are read", names.len());
+        let advice = "save the checkpoint anew with larger files: `save_pretrained(max_shard_size=…)`";
+        return Err(Error::malformed(problem, advice));
+    }
     Ok(names)
+}
+
+/// The files that a conversion reads beside the weights.
+const TEXTS: [&str; 10] = [
+    INDEX,
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+];
+
+/// Whether a file is one of those that a conversion of this folder reads, under whatever path.
+pub fn is_input(folder: &Path, weights: &Weights, file: &Path) -> bool {
+    let Ok(file) = fs::canonicalize(file) else { return false };
+    let texts = TEXTS.iter().map(|name| folder.join(name));
+    let shards = weights.files.iter().map(|shard| shard.path().to_path_buf());
+    texts.chain(shards).any(|input| fs::canonicalize(input).is_ok_and(|input| input == file))
+}
+
+/// Opens a regular file. Anything else is refused before it is opened: opening a pipe waits for a writer.
+pub fn open_regular(path: &Path) -> Result<File, Error> {
+    if !fs::metadata(path).map_err(Error::io("open", path))?.is_file() {
+        return Err(Error::malformed("not a regular file", "give the folder of a checkpoint").in_file(path));
+    }
+    File::open(path).map_err(Error::io("open", path))
 }
 
 /// A file's bytes. `None` where there is no such file.
 pub fn read_file(path: &Path) -> Result<Option<Vec<u8>>, Error> {
-    let file = match File::open(path) {
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        file => file.map_err(Error::io("open", path))?,
+    let file = match open_regular(path) {
+        Err(Error::Io { cause, .. }) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
     };
     let mut bytes = Vec::new();
     file.take(MAX_TEXT_BYTES + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
@@ -150,8 +188,10 @@ pub fn read_text(path: &Path) -> Result<Option<String>, Error> {
     text.map(Some).map_err(|_| Error::malformed("not UTF-8", "fetch the file again").in_file(path))
 }
 
-/// The folder's own name, for `general.name`.
+/// The folder's own name, for `general.name`. Caches call a folder by the 40 digits of a commit, which is no name.
 pub fn folder_name(folder: &Path) -> Option<String> {
-    let whole: PathBuf = std::fs::canonicalize(folder).ok()?;
-    Some(whole.file_name()?.to_string_lossy().into_owned())
+    let whole: PathBuf = fs::canonicalize(folder).ok()?;
+    let name = whole.file_name()?.to_string_lossy().into_owned();
+    let is_commit = name.len() == 40 && name.bytes().all(|digit| digit.is_ascii_hexdigit());
+    (!is_commit).then_some(name)
 }

@@ -29,6 +29,12 @@ impl Config {
         text.or_else(|| self.root.get(key).filter(present))
     }
 
+    /// Whether a key is there and says `null`: "none" where a missing key means the default.
+    pub fn is_null(&self, key: &str) -> bool {
+        let text = self.root.get("text_config").and_then(|text| text.get(key));
+        self.get(key).is_none() && (text.is_some() || self.root.contains_key(key))
+    }
+
     /// The first name under `architectures`.
     pub fn architecture(&self) -> Result<&str, Error> {
         let names = self.root.get("architectures").ok_or_else(|| missing("architectures"))?;
@@ -78,5 +84,7 @@ pub fn as_u32(key: &str, value: &Value) -> Result<u32, Error> {
 }
 
 pub fn as_f64(key: &str, value: &Value) -> Result<f64, Error> {
-    value.as_f64().filter(|v| v.is_finite()).ok_or_else(|| Error::bad_key(key, value, "expected a number"))
+    // A file holds 32 bits of it: what becomes infinite there is no setting.
+    let number = value.as_f64().filter(|number| (*number as f32).is_finite());
+    number.ok_or_else(|| Error::bad_key(key, value, "expected a number that fits F32"))
 }

@@ -94,6 +94,9 @@ pub struct Model {
 /// No published model has as many layers; a limit keeps a hostile count from filling the memory with names.
 const MAX_LAYERS: u32 = 4096;
 
+/// No published model has as many tokens; each costs memory here before any weight is read.
+const MAX_VOCAB: u32 = 4 << 20;
+
 impl Model {
     /// Reads a configuration.
     pub fn read(family: Family, config: &Config) -> Result<Self, Error> {
@@ -137,6 +140,10 @@ impl Model {
         if n_layer > MAX_LAYERS {
             return Err(Error::bad_key("num_hidden_layers", n_layer, format!("at most {MAX_LAYERS} are converted")));
         }
+        let n_vocab = or_default("vocab_size", is(Family::Gemma3).then_some(262_208))?;
+        if n_vocab > MAX_VOCAB {
+            return Err(Error::bad_key("vocab_size", n_vocab, format!("at most {MAX_VOCAB} are converted")));
+        }
         let (base, base_local) = if is(Family::Gemma3) { (1e6, Some(1e4)) } else { (1e4, None) };
         let mut rope = Rope::read(config, base, base_local)?;
         if !is(Family::Gemma3) {
@@ -150,7 +157,7 @@ impl Model {
             n_head,
             n_head_kv,
             head_dim: positive(config, "head_dim", head_dim)?,
-            n_vocab: positive(config, "vocab_size", or_default("vocab_size", is(Family::Gemma3).then_some(262_208))?)?,
+            n_vocab: positive(config, "vocab_size", n_vocab)?,
             context: or_default("max_position_embeddings", is(Family::Gemma3).then_some(131_072))?,
             rms_epsilon: config.f64_opt("rms_norm_eps")?.unwrap_or(if is(Family::Phi3) { 1e-5 } else { 1e-6 }),
             tied: config.bool_opt("tie_word_embeddings")?.unwrap_or(family.is_gemma()),
@@ -190,7 +197,11 @@ impl Model {
                 keys.u32("vocab_size", self.n_vocab);
                 keys.u32("rope.dimension_count", self.rope_dimensions());
                 self.write_rope(&mut keys)?;
-                if let Some(window) = config.u32_opt("sliding_window")?
+                let window = match config.u32_opt("sliding_window")? {
+                    None if self.family == Family::Mistral && !config.is_null("sliding_window") => Some(4096),
+                    window => window,
+                };
+                if let Some(window) = window
                     && window < self.context
                 {
                     notes.push(format!(
@@ -209,8 +220,9 @@ impl Model {
             Family::Gemma => self.refuse_rope_changes()?,
             Family::Gemma2 => {
                 self.refuse_rope_changes()?;
-                keys.f32("attn_logit_softcapping", config.f64_opt("attn_logit_softcapping")?.unwrap_or(50.0));
-                keys.f32("final_logit_softcapping", config.f64_opt("final_logit_softcapping")?.unwrap_or(30.0));
+                for (key, default) in [("attn_logit_softcapping", 50.0), ("final_logit_softcapping", 30.0)] {
+                    keys.f32(key, soft_cap(config, key, default)?);
+                }
                 self.write_window(config, &mut keys, 2)?;
                 self.check_attention_scale(config, 46)?;
             }
@@ -268,7 +280,11 @@ impl Model {
     }
 
     fn write_phi3(&self, config: &Config, keys: &mut Keys<'_>) -> Result<(), Error> {
-        let original = config.u32_opt("original_max_position_embeddings")?.unwrap_or(4096);
+        let original = match &self.rope.scaling {
+            Scaling::Long { original, .. } => *original,
+            // Without two lists of divisors nothing is chosen by it.
+            _ => config.u32_opt("original_max_position_embeddings")?.unwrap_or(4096),
+        };
         keys.u32("rope.scaling.original_context_length", original);
         keys.u32("rope.dimension_count", self.rope_dimensions());
         keys.f32("rope.freq_base", self.rope.base);
@@ -276,7 +292,7 @@ impl Model {
         keys.u32("attention.sliding_window", config.u32_opt("sliding_window")?.unwrap_or(0));
         match &self.rope.scaling {
             Scaling::None => {}
-            Scaling::Long { short, long } => {
+            Scaling::Long { short, long, .. } => {
                 let expected = (self.rope_dimensions() / 2) as usize;
                 for (key, list) in [("short_factor", short), ("long_factor", long)] {
                     if list.len() != expected {
@@ -311,10 +327,19 @@ impl Model {
 
     /// The sliding window, and every how many layers one attends to everything, where that is not `usual`.
     fn write_window(&self, config: &Config, keys: &mut Keys<'_>, usual: u32) -> Result<(), Error> {
-        let window = config.u32_opt("sliding_window")?.unwrap_or(4096);
         let pattern = self.window_pattern(config, usual)?;
         // A pattern of one is a model without a window; without the key, readers apply none.
         if pattern != 1 {
+            if config.is_null("sliding_window") {
+                let advice = format!(
+                    "a `{}` file cannot say that there is no window, readers take 4096: set the window that the model \
+                     was trained with, or remove the key if it is that of `transformers`, 4096",
+                    self.family.gguf_name()
+                );
+                return Err(Error::bad_key("sliding_window", "null", advice));
+            }
+            let window = config.u32_opt("sliding_window")?.unwrap_or(4096);
+            let window = positive(config, "sliding_window", window)?;
             keys.u32("attention.sliding_window", window);
         }
         if pattern != usual && pattern != 1 {
@@ -362,6 +387,19 @@ impl Model {
     }
 }
 
+/// A cap that readers of `gemma2` always apply, whatever the file says.
+fn soft_cap(config: &Config, key: &str, default: f64) -> Result<f64, Error> {
+    let found = if config.is_null(key) { None } else { Some(config.f64_opt(key)?.unwrap_or(default)) };
+    if let Some(cap) = found.filter(|&cap| cap as f32 > 0.0) {
+        return Ok(cap);
+    }
+    let advice = format!(
+        "a `gemma2` file cannot say that there is no cap, readers would apply {default}: set the cap that the model \
+         was trained with, or remove the key if it is that one"
+    );
+    Err(Error::bad_key(key, found.map_or("null".to_owned(), |cap| cap.to_string()), advice))
+}
+
 fn positive(config: &Config, key: &str, value: u32) -> Result<u32, Error> {
     let found = config.get(key).cloned().unwrap_or(Value::from(value));
     if value > 0 { Ok(value) } else { Err(Error::bad_key(key, found, "expected a number above 0")) }
@@ -374,14 +412,15 @@ fn refuse_unsupported(family: Family, config: &Config) -> Result<(), Error> {
         let advice = "the weights are quantized already: get the checkpoint in F16, BF16 or F32";
         return Err(Error::bad_key("quantization_config", format!("`{method}`"), advice));
     }
-    let expected: &[&str] = match family {
-        // The first checkpoints say `gelu` and mean its tanh form, as `transformers` reads them.
-        Family::Gemma => &["gelu_pytorch_tanh", "gelu"],
-        Family::Gemma2 | Family::Gemma3 => &["gelu_pytorch_tanh"],
-        _ => &["silu"],
-    };
     let key =
         if family.is_gemma() && config.get("hidden_activation").is_some() { "hidden_activation" } else { "hidden_act" };
+    let expected: &[&str] = match family {
+        // The first checkpoints say `gelu` and mean its tanh form, as `transformers` reads them. The newer key means
+        // what it says.
+        Family::Gemma if key == "hidden_act" => &["gelu_pytorch_tanh", "gelu"],
+        Family::Gemma | Family::Gemma2 | Family::Gemma3 => &["gelu_pytorch_tanh"],
+        _ => &["silu"],
+    };
     if let Some(found) = config.str_opt(key)?
         && !expected.contains(&found)
     {

@@ -1,6 +1,6 @@
 //! From a folder to the description of a file: everything is read and checked but the weights.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hublabio_gguf::{GgmlType, Metadata, Writer};
 
@@ -31,6 +31,7 @@ pub enum OutputType {
 /// A file that is ready to be written.
 #[derive(Debug)]
 pub struct Plan {
+    pub(crate) folder: PathBuf,
     pub(crate) writer: Writer,
     pub(crate) tensors: Vec<(Tensor, GgmlType)>,
     pub(crate) weights: Weights,
@@ -61,8 +62,8 @@ impl Plan {
         if let Some(name) = checkpoint::folder_name(folder) {
             metadata.insert("general.name", name);
         }
-        write_sampling(folder, &mut metadata)?;
-        let mut notes = model.write_metadata(&config, &mut metadata).map_err(in_config)?;
+        let mut notes = write_sampling(folder, &mut metadata)?;
+        notes.extend(model.write_metadata(&config, &mut metadata).map_err(in_config)?);
 
         let weights = Weights::open(folder)?;
         let (tensors, left_out) = tensors::arrange(&model, &weights)?;
@@ -95,7 +96,8 @@ impl Plan {
             writer.add_tensor(&tensor.name, &dims, its)?;
             typed.push((tensor, its));
         }
-        Ok(Self { writer, tensors: typed, weights, family, ty, notes })
+        let folder = folder.to_path_buf();
+        Ok(Self { folder, writer, tensors: typed, weights, family, ty, notes })
     }
 
     /// The family that the checkpoint belongs to.
@@ -156,21 +158,34 @@ fn file_type(ty: GgmlType) -> u32 {
     }
 }
 
-/// The checkpoint's own sampling settings, from `generation_config.json`.
-fn write_sampling(folder: &Path, metadata: &mut Metadata) -> Result<(), Error> {
+/// The checkpoint's own sampling settings, from `generation_config.json`. They are hints: one that cannot be used is
+/// left out, with a note.
+fn write_sampling(folder: &Path, metadata: &mut Metadata) -> Result<Vec<String>, Error> {
     let path = folder.join("generation_config.json");
-    let Some(settings) = checkpoint::read_json(&path)? else { return Ok(()) };
+    let Some(settings) = checkpoint::read_json(&path)? else { return Ok(Vec::new()) };
     let settings = Config::new(settings).map_err(|error| error.in_file(&path))?;
-    let floats =
-        [("top_p", "top_p"), ("min_p", "min_p"), ("temperature", "temp"), ("repetition_penalty", "penalty_repeat")];
-    if let Some(top_k) = settings.u32_opt("top_k").map_err(|error| error.in_file(&path))? {
-        let top_k = i32::try_from(top_k).unwrap_or(i32::MAX);
+    let mut notes = Vec::new();
+    let mut left_out = |key: &str| {
+        if let Some(value) = settings.get(key) {
+            notes.push(format!("`{key}` in generation_config.json is {value}, which cannot be used; it is left out"));
+        }
+    };
+    if let Some(top_k) = settings.u32_opt("top_k").ok().flatten().and_then(|top_k| i32::try_from(top_k).ok()) {
         metadata.insert("general.sampling.top_k", top_k);
+    } else {
+        left_out("top_k");
     }
-    for (theirs, ours) in floats {
-        if let Some(value) = settings.f64_opt(theirs).map_err(|error| error.in_file(&path))? {
+    for (theirs, ours, range) in [
+        ("top_p", "top_p", 0.0..=1.0),
+        ("min_p", "min_p", 0.0..=1.0),
+        ("temperature", "temp", 0.0..=f64::MAX),
+        ("repetition_penalty", "penalty_repeat", f64::from(f32::MIN_POSITIVE)..=f64::MAX),
+    ] {
+        if let Some(value) = settings.f64_opt(theirs).ok().flatten().filter(|value| range.contains(value)) {
             metadata.insert(format!("general.sampling.{ours}"), value as f32);
+        } else {
+            left_out(theirs);
         }
     }
-    Ok(())
+    Ok(notes)
 }

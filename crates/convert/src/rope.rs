@@ -40,7 +40,7 @@ pub enum Scaling {
     /// Llama 3.1: one divisor for each frequency, kept as a tensor.
     Llama3 { factor: f64, low: f64, high: f64, original: f64 },
     /// Phi-3: two lists of divisors, for short and for long contexts, kept as tensors.
-    Long { short: Vec<f32>, long: Vec<f32> },
+    Long { short: Vec<f32>, long: Vec<f32>, original: u32 },
 }
 
 /// Where a value of the scaling is looked up.
@@ -68,15 +68,21 @@ impl Keys<'_> {
 
     fn positive(&self, key: &str) -> Result<f64, Error> {
         let value = self.number(key)?;
-        if value > 0.0 { Ok(value) } else { Err(Error::bad_key(self.full(key), value, "expected a number above 0")) }
+        above_zero(&self.full(key), value)
     }
 
     fn list(&self, key: &str) -> Result<Vec<f32>, Error> {
         let full = self.full(key);
         let list = self.get(key).ok_or_else(|| missing(&full))?;
         let list = list.as_array().ok_or_else(|| Error::bad_key(&full, list, "expected a list of numbers"))?;
-        list.iter().map(|value| as_f64(&full, value).map(|number| number as f32)).collect()
+        let divisor = |value| Ok(above_zero(&full, as_f64(&full, value)?)? as f32);
+        list.iter().map(divisor).collect()
     }
+}
+
+/// What a frequency is made of or divided by. It must not vanish in the 32 bits of a file either.
+fn above_zero(key: &str, value: f64) -> Result<f64, Error> {
+    if value as f32 > 0.0 { Ok(value) } else { Err(Error::bad_key(key, value, "expected a number above 0")) }
 }
 
 impl Rope {
@@ -105,6 +111,15 @@ impl Rope {
             Some(partial) => partial,
             None => config.f64_opt("partial_rotary_factor")?.unwrap_or(1.0),
         };
+        above_zero("rope_theta", base)?;
+        base_local.map(|base| above_zero("rope_local_base_freq", base)).transpose()?;
+        if above_zero("partial_rotary_factor", partial)? > 1.0 {
+            return Err(Error::bad_key("partial_rotary_factor", partial, "expected a share, at most 1"));
+        }
+        if Scaling::read(config, &local)? != Scaling::None {
+            let advice = "GGUF can say no scaling for the layers with a window: remove it";
+            return Err(Error::bad_key(local.full("rope_type"), "a kind of scaling", advice));
+        }
         Ok(Self { base, base_local, partial, scaling: Scaling::read(config, &keys)? })
     }
 }
@@ -131,13 +146,18 @@ impl Scaling {
                 fast: keys.number_opt("beta_fast")?,
                 slow: keys.number_opt("beta_slow")?,
             },
-            "llama3" => Self::Llama3 {
-                factor: keys.positive("factor")?,
-                low: keys.positive("low_freq_factor")?,
-                high: keys.positive("high_freq_factor")?,
-                original: keys.positive("original_max_position_embeddings")?,
-            },
-            "longrope" | "su" => Self::Long { short: keys.list("short_factor")?, long: keys.list("long_factor")? },
+            "llama3" => {
+                let (low, high) = (keys.positive("low_freq_factor")?, keys.positive("high_freq_factor")?);
+                if high <= low {
+                    let advice = format!("expected more than low_freq_factor, which is {low}");
+                    return Err(Error::bad_key(keys.full("high_freq_factor"), high, advice));
+                }
+                let original = keys.positive("original_max_position_embeddings")?;
+                Self::Llama3 { factor: keys.positive("factor")?, low, high, original }
+            }
+            "longrope" | "su" => {
+                Self::Long { short: keys.list("short_factor")?, long: keys.list("long_factor")?, original: original()? }
+            }
             _ => {
                 let advice = "GGUF can say linear, yarn, llama3 and longrope: set one of them, or remove the scaling";
                 return Err(Error::bad_key(keys.full("rope_type"), format!("`{name}`"), advice));
@@ -146,9 +166,9 @@ impl Scaling {
     }
 }
 
-/// `rope_freqs.weight`, `[dimensions / 2]`: by how much Llama 3.1's scaling divides each frequency. Wavelengths of which the
-/// original context holds more than `high` keep theirs, those of which it holds fewer than `low` are divided by
-/// `factor`, and between the two the change is smooth.
+/// `rope_freqs.weight`, `[dimensions / 2]`: by how much Llama 3.1's scaling divides each frequency. Wavelengths of
+/// which the original context holds more than `high` keep theirs, those of which it holds fewer than `low` are divided
+/// by `factor`, and between the two the change is smooth.
 pub fn llama3_factors(dimensions: u32, base: f64, (factor, low, high, original): (f64, f64, f64, f64)) -> Vec<f32> {
     let divisor = |pair: u32| {
         let wavelength = std::f64::consts::TAU * base.powf(f64::from(2 * pair) / f64::from(dimensions));

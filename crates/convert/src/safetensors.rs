@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::checkpoint::open_regular;
 use crate::error::Error;
 
 /// Longest header that is read; the reference implementation has the same limit.
@@ -208,12 +209,8 @@ impl SafetensorsFile {
     /// # Errors
     /// [`Error::Io`], or [`Error::InFile`] with what [`Header`] found.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let mut file = File::open(path).map_err(Error::io("open", path))?;
-        let metadata = file.metadata().map_err(Error::io("read", path))?;
-        if !metadata.is_file() {
-            return Err(Error::malformed("not a regular file", "give the folder of a checkpoint").in_file(path));
-        }
-        let file_bytes = metadata.len();
+        let mut file = open_regular(path)?;
+        let file_bytes = file.metadata().map_err(Error::io("read", path))?.len();
         let mut first = [0; 8];
         if file_bytes < 8 {
             let problem = format!("truncated: a file of {file_bytes} bytes");

@@ -191,7 +191,7 @@ fn computed(model: &Model) -> Vec<Tensor> {
             let factors = rope::llama3_factors(model.rope_dimensions(), model.rope.base, scaling);
             vec![tensor("rope_freqs.weight", &factors)]
         }
-        Scaling::Long { short, long } => {
+        Scaling::Long { short, long, .. } => {
             vec![tensor("rope_factors_long.weight", long), tensor("rope_factors_short.weight", short)]
         }
         _ => Vec::new(),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use hublabio_gguf::{GgmlType, decode_row, encode_row};
 
+use crate::checkpoint;
 use crate::error::Error;
 use crate::plan::Plan;
 use crate::safetensors::{DType, TensorInfo};
@@ -17,6 +18,13 @@ const CHUNK_WEIGHTS: u64 = 1 << 20;
 
 /// Above this a float becomes infinite in F16: it is half way from the largest number to the next one that would be.
 const F16_OVERFLOW: f32 = 65_520.0;
+
+/// The same for BF16: the largest number has the upper bits `7F7F`, the half way to the next rounds up, to even.
+const BF16_OVERFLOW: f32 = f32::from_bits(0x7F7F_8000);
+
+/// How many names are tried for the temporary file. Others of the same process number are left by a crash, or belong to
+/// another conversion.
+const TEMPORARY_NAMES: u32 = 100;
 
 /// How far a conversion is.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +41,26 @@ pub struct Progress<'a> {
 struct Temporary {
     path: PathBuf,
     kept: bool,
+}
+
+impl Temporary {
+    /// A new file beside `out`, hidden. Errors name `out`: it is what the user gave.
+    fn create(out: &Path, name: &str) -> Result<(File, Self), Error> {
+        let folder = folder_of(out);
+        if fs::metadata(folder).is_err_and(|cause| cause.kind() == io::ErrorKind::NotFound) {
+            let problem = format!("cannot create {}: there is no folder {}", out.display(), folder.display());
+            return Err(Error::malformed(problem, "make it first, or give another name"));
+        }
+        let mut number = 0;
+        loop {
+            let path = out.with_file_name(format!(".{name}.{}.{number}.part", std::process::id()));
+            match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Ok(file) => return Ok((file, Self { path, kept: false })),
+                Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists && number < TEMPORARY_NAMES => number += 1,
+                Err(cause) => return Err(Error::io("create", out)(cause)),
+            }
+        }
+    }
 }
 
 impl Drop for Temporary {
@@ -62,6 +90,10 @@ impl Plan {
                 let problem = format!("{} is a folder", out.display());
                 Err(Error::malformed(problem, "give the name of the file to write"))
             }
+            Ok(_) if checkpoint::is_input(&self.folder, &self.weights, out) => {
+                let problem = format!("{} is a file of the checkpoint", out.display());
+                Err(Error::malformed(problem, "give another name for the file to write"))
+            }
             Ok(_) if !replace => Err(Error::Exists { path: out.to_path_buf() }),
             _ => Ok(()),
         };
@@ -70,10 +102,7 @@ impl Plan {
             let problem = format!("{} is no file name", out.display());
             return Err(Error::malformed(problem, "give the name of the file to write"));
         };
-        let hidden = format!(".{}.{}.part", name.to_string_lossy(), std::process::id());
-        let path = out.with_file_name(hidden);
-        let file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(Error::io("create", &path))?;
-        let mut temporary = Temporary { path, kept: false };
+        let (file, mut temporary) = Temporary::create(out, &name.to_string_lossy())?;
         let in_file = |error: Error| match error {
             Error::Gguf(error) => Error::Gguf(error).in_file(out),
             other => other,
@@ -132,7 +161,10 @@ impl Plan {
             Ok::<(), Error>(())
         };
         let (place, change) = match &tensor.source {
-            Source::Values(values) => return emit(values),
+            Source::Values(values) => {
+                check_computed(&tensor.name, values)?;
+                return emit(values);
+            }
             Source::Checkpoint { place, change } => (*place, *change),
         };
         let info = self.weights.info(place);
@@ -186,9 +218,21 @@ fn float_type(dtype: DType) -> GgmlType {
     }
 }
 
+/// Refuses numbers that the configuration's own make infinite.
+fn check_computed(name: &str, values: &[f32]) -> Result<(), Error> {
+    let Some(index) = values.iter().position(|value| !value.is_finite()) else { return Ok(()) };
+    let problem = format!("number {index} is {}", values[index]);
+    let advice = "it is computed from the rope settings of config.json, fetch the checkpoint again";
+    Err(Error::Tensor { name: name.to_owned(), problem, advice })
+}
+
 /// Refuses weights that are broken, or that would become infinite. `before` weights of the tensor came before these.
 fn check_range(info: &TensorInfo, ty: GgmlType, weights: &[f32], before: u64) -> Result<(), Error> {
-    let limit = if ty == GgmlType::F16 { F16_OVERFLOW } else { f32::INFINITY };
+    let (limit, too_large) = match ty {
+        GgmlType::F16 => (F16_OVERFLOW, "too large for F16: convert to BF16 or F32"),
+        GgmlType::BF16 => (BF16_OVERFLOW, "too large for BF16: convert to F32"),
+        _ => (f32::INFINITY, ""),
+    };
     // NaN is not below any limit.
     let Some(index) =
         weights.iter().position(|weight| !matches!(weight.abs().partial_cmp(&limit), Some(std::cmp::Ordering::Less)))
@@ -196,21 +240,20 @@ fn check_range(info: &TensorInfo, ty: GgmlType, weights: &[f32], before: u64) ->
         return Ok(());
     };
     let problem = format!("weight {} is {}", before + index as u64, weights[index]);
-    let advice = if weights[index].is_finite() {
-        "too large for F16: convert to BF16 or F32"
-    } else {
-        "the checkpoint is damaged, fetch it again"
-    };
+    let advice = if weights[index].is_finite() { too_large } else { "the checkpoint is damaged, fetch it again" };
     Err(Error::Tensor { name: info.name.clone(), problem, advice })
 }
 
 /// Makes the new name survive a crash where the system lets us. Where it does not, the file itself is on the disk
 /// already.
 fn sync_folder(out: &Path) {
-    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if let Ok(folder) = File::open(folder) {
+    if let Ok(folder) = File::open(folder_of(out)) {
         let _ = folder.sync_all();
     }
+}
+
+fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]
@@ -223,6 +266,19 @@ mod tests {
         assert_eq!(interleaved(&[0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5], 2), [0.0, 0.5, 2.0, 2.5, 1.0, 1.5, 3.0, 3.5]);
     }
 
+    /// The limit is where this workspace's own encoder goes over.
+    #[test]
+    fn bf16_overflows_at_the_limit() {
+        let encoded = |weight: f32| {
+            let (mut bytes, mut back) = (Vec::new(), [0.0]);
+            encode_row(GgmlType::BF16, &[weight], None, &mut bytes).unwrap();
+            decode_row(GgmlType::BF16, &bytes, &mut back).unwrap();
+            back[0]
+        };
+        assert!(encoded(BF16_OVERFLOW.next_down()).is_finite());
+        assert_eq!(encoded(BF16_OVERFLOW), f32::INFINITY);
+    }
+
     #[test]
     fn weights_that_a_file_cannot_hold_are_named() {
         let info = TensorInfo { name: "a".into(), dtype: DType::F32, shape: vec![2], begin: 0, end: 8 };
@@ -230,6 +286,9 @@ mod tests {
         assert_eq!(check(GgmlType::F16, 65_519.0), Ok(()));
         assert!(check(GgmlType::F16, -65_520.0).unwrap_err().contains("tensor `a`: weight 11 is -65520: too large"));
         assert_eq!(check(GgmlType::BF16, 65_520.0), Ok(()));
+        assert_eq!(check(GgmlType::BF16, BF16_OVERFLOW.next_down()), Ok(()));
+        assert!(check(GgmlType::BF16, -BF16_OVERFLOW).unwrap_err().contains("too large for BF16: convert to F32"));
+        assert_eq!(check(GgmlType::F32, f32::MAX), Ok(()));
         assert!(check(GgmlType::F32, f32::NAN).unwrap_err().contains("damaged"));
         assert!(check(GgmlType::F32, f32::NEG_INFINITY).unwrap_err().contains("damaged"));
     }

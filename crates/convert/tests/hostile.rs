@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use hublabio_convert::{Error, OutputType, Plan};
+use hublabio_gguf::Value;
 use serde_json::{Value as Json, json};
 
 /// A copy of a committed checkpoint, to be broken.
@@ -79,7 +80,7 @@ fn files_that_are_missing() {
 
 #[test]
 fn configurations_that_cannot_be() {
-    let cases: [(&str, Json, &[&str]); 14] = [
+    let cases: [(&str, Json, &[&str]); 20] = [
         ("architectures", json!(["BertModel"]), &["`BertModel` cannot be converted", "Gemma3ForConditionalGeneration"]),
         ("architectures", json!("LlamaForCausalLM"), &["`architectures`", "expected a list of names"]),
         ("hidden_size", Json::Null, &["`hidden_size` is missing"]),
@@ -90,6 +91,12 @@ fn configurations_that_cannot_be() {
         ("num_key_value_heads", json!(3), &["`num_key_value_heads` is 3", "divisor"]),
         ("num_hidden_layers", json!(1), &["the checkpoint has 12 tensors", "`model.layers.1.", "and 7 more"]),
         ("num_hidden_layers", json!(4_000_000_000u32), &["`num_hidden_layers`", "at most"]),
+        ("vocab_size", json!(4_000_000_000u32), &["`vocab_size` is 4000000000", "at most 4194304"]),
+        ("rope_parameters", json!({"rope_theta": 0}), &["`rope_theta` is 0", "above 0"]),
+        ("rope_parameters", json!({"rope_theta": 1e-60}), &["`rope_theta`", "above 0"]),
+        ("rope_parameters", json!({"rope_theta": 1e60}), &["`rope_parameters.rope_theta`", "fits F32"]),
+        ("rope_parameters", json!({"partial_rotary_factor": 2}), &["`partial_rotary_factor` is 2", "at most 1"]),
+        ("rope_parameters", json!({"rope_type": "linear", "factor": 0}), &["`rope_parameters.factor` is 0", "above 0"]),
         ("hidden_act", json!("relu"), &["`hidden_act` is `relu`", "silu"]),
         ("quantization_config", json!({"quant_method": "gptq"}), &["`gptq`", "F16, BF16 or F32"]),
         ("rope_parameters", json!({"rope_type": "dynamic"}), &["`rope_parameters.rope_type` is `dynamic`", "longrope"]),
@@ -114,6 +121,151 @@ fn configurations_that_cannot_be() {
     let copy = Copy::of("phi3", "configurations");
     copy.edit_json("config.json", |config| config["rope_parameters"]["long_factor"] = json!([1.0]));
     copy.fails(&["`long_factor` is a list of 1 numbers", "expected 4"]);
+    copy.edit_json("config.json", |config| config["rope_parameters"]["long_factor"] = json!([1, 0, 1, 1]));
+    copy.fails(&["`rope_parameters.long_factor` is 0", "above 0"]);
+    let copy = Copy::of("gemma", "configurations");
+    copy.edit_json("config.json", |config| config["hidden_activation"] = json!("gelu"));
+    copy.fails(&["`hidden_activation` is `gelu`", "gelu_pytorch_tanh"]);
+    let copy = Copy::of("llama3", "configurations");
+    copy.edit_json("config.json", |config| config["rope_scaling"]["high_freq_factor"] = json!(1));
+    copy.fails(&["`rope_scaling.high_freq_factor` is 1", "more than low_freq_factor"]);
+    let copy = Copy::of("gemma3", "configurations");
+    copy.edit_json("config.json", |config| {
+        config["rope_parameters"]["sliding_attention"] = json!({"rope_type": "linear", "factor": 2, "rope_theta": 1e4});
+    });
+    copy.fails(&["`rope_parameters.sliding_attention.rope_type`", "remove it"]);
+}
+
+/// `null` says "none"; a missing key means the default.
+#[test]
+fn none_is_not_the_default() {
+    for (fixture, key, default) in [
+        ("gemma2", "attn_logit_softcapping", 50.0),
+        ("gemma2", "final_logit_softcapping", 30.0),
+        ("gemma2", "sliding_window", 4096.0),
+        ("gemma3", "sliding_window", 4096.0),
+    ] {
+        let copy = Copy::of(fixture, "none");
+        copy.edit_json("config.json", |config| config[key] = Json::Null);
+        copy.fails(&[&format!("`{key}` is null"), &default.to_string(), "remove the key"]);
+        copy.edit_json("config.json", |config| config[key] = json!(0));
+        copy.fails(&[&format!("`{key}` is 0")]);
+        copy.edit_json("config.json", |config| {
+            config.as_object_mut().unwrap().remove(key);
+        });
+        let plan = Plan::new(&copy.0, OutputType::Auto).unwrap();
+        let ours = if key == "sliding_window" { "attention.sliding_window" } else { key };
+        let found = plan.metadata().get(&format!("{fixture}.{ours}")).unwrap();
+        assert!(
+            matches!(*found, Value::F32(cap) if f64::from(cap) == default) || *found == Value::U32(4096),
+            "{found:?}"
+        );
+    }
+}
+
+#[test]
+fn the_original_context_of_phi3_is_found_in_both_places() {
+    let original = |copy: &Copy| {
+        let plan = Plan::new(&copy.0, OutputType::Auto).unwrap();
+        plan.metadata().u32("phi3.rope.scaling.original_context_length").unwrap()
+    };
+    let key = "original_max_position_embeddings";
+    let copy = Copy::of("phi3", "original");
+    copy.edit_json("config.json", |config| config["rope_parameters"][key] = json!(32));
+    assert_eq!(original(&copy), Some(32));
+    copy.edit_json("config.json", |config| config["rope_parameters"][key] = Json::Null);
+    assert_eq!(original(&copy), Some(64));
+    copy.edit_json("config.json", |config| config[key] = Json::Null);
+    copy.fails(&["`original_max_position_embeddings` is missing"]);
+}
+
+#[test]
+fn hints_that_cannot_be_used_are_left_out() {
+    let copy = Copy::of("qwen2", "hints");
+    copy.edit_json("generation_config.json", |settings| {
+        settings["top_k"] = json!(-1);
+        settings["temperature"] = json!("warm");
+    });
+    let plan = Plan::new(&copy.0, OutputType::Auto).unwrap();
+    assert!(plan.metadata().get("general.sampling.top_k").is_none());
+    assert!(plan.metadata().get("general.sampling.temp").is_none());
+    assert!(plan.metadata().get("general.sampling.top_p").is_some());
+    assert!(plan.notes()[0].contains("`top_k` in generation_config.json is -1"), "{:?}", plan.notes());
+    assert!(plan.notes()[1].contains("`temperature`"), "{:?}", plan.notes());
+}
+
+#[test]
+fn added_tokens_without_an_embedding_are_left_out() {
+    let copy = Copy::of("qwen2", "beyond");
+    copy.edit_json("tokenizer.json", |tokenizer| {
+        let more = json!({"id": 390, "content": "<image_soft_token>", "special": true});
+        tokenizer["added_tokens"].as_array_mut().unwrap().push(more);
+        tokenizer["model"]["vocab"]["<image_soft_token>"] = json!(390);
+    });
+    let plan = Plan::new(&copy.0, OutputType::Auto).unwrap();
+    assert_eq!(plan.notes().len(), 1, "{:?}", plan.notes());
+    assert!(plan.notes()[0].contains("\"<image_soft_token>\" (390) is left out"), "{:?}", plan.notes());
+    assert!(copy.convert().is_ok());
+}
+
+#[test]
+fn beside_a_sentencepiece_model_only_the_rest_of_tokenizer_json_is_read() {
+    let copy = Copy::of("gemma", "beside");
+    let unigram = json!({"model": {"type": "Unigram", "vocab": []}, "added_tokens": [], "post_processor": null});
+    fs::write(copy.path("tokenizer.json"), unigram.to_string()).unwrap();
+    assert!(copy.convert().is_ok());
+    fs::remove_file(copy.path("out/model.gguf")).unwrap();
+    fs::write(copy.path("tokenizer.json"), r#"{"added_tokens": [{}]}"#).unwrap();
+    copy.fails(&["tokenizer.json", "`added_tokens`"]);
+}
+
+#[test]
+fn the_file_of_the_chat_template_comes_first() {
+    let copy = Copy::of("qwen2", "template");
+    copy.edit_json("tokenizer_config.json", |config| config["chat_template"] = json!("old"));
+    fs::write(copy.path("chat_template.jinja"), "new").unwrap();
+    let template = || {
+        let plan = Plan::new(&copy.0, OutputType::Auto).unwrap();
+        plan.metadata().str("tokenizer.chat_template").unwrap().map(str::to_owned)
+    };
+    assert_eq!(template().as_deref(), Some("new"));
+    fs::remove_file(copy.path("chat_template.jinja")).unwrap();
+    assert_eq!(template().as_deref(), Some("old"));
+}
+
+#[test]
+fn a_commit_is_no_name() {
+    let name = |folder: &str| {
+        let copy = Copy::of("qwen2", folder);
+        let plan = Plan::new(&copy.0, OutputType::Auto).unwrap();
+        plan.metadata().str("general.name").unwrap().map(str::to_owned)
+    };
+    assert_eq!(name("named").as_deref(), Some("named"));
+    assert_eq!(name("7ae557604adf67be50417f59c2c2f167def9a775"), None);
+}
+
+/// Opening a pipe would wait for a writer, and a device never ends.
+#[cfg(unix)]
+#[test]
+fn only_regular_files_are_opened() {
+    for name in ["config.json", "model.safetensors", "tokenizer_config.json"] {
+        let copy = Copy::of("qwen2", "regular");
+        fs::remove_file(copy.path(name)).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", copy.path(name)).unwrap();
+        copy.fails(&[name, "not a regular file"]);
+    }
+}
+
+#[test]
+fn a_file_of_the_checkpoint_is_never_replaced() {
+    let copy = Copy::of("qwen2", "inputs");
+    let plan = Plan::new(&copy.0, OutputType::Auto).unwrap();
+    for name in ["model.safetensors", "config.json", "out/../tokenizer.json"] {
+        let before = fs::read(copy.path(name)).unwrap();
+        let error = plan.write(&copy.path(name), true, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
+        assert!(error.contains("is a file of the checkpoint"), "{error}");
+        assert_eq!(fs::read(copy.path(name)).unwrap(), before);
+    }
 }
 
 #[test]
@@ -152,6 +304,12 @@ fn shards_that_do_not_fit_together() {
     let copy = Copy::of("llama", "shards");
     copy.edit_json(index, |index| index["weight_map"]["model.norm.weight"] = json!(first));
     copy.fails(&[index, "`model.norm.weight` is said to be in"]);
+    copy.edit_json(index, |index| {
+        for number in 0..1001 {
+            index["weight_map"][format!("tensor{number}")] = json!(format!("{number}.safetensors"));
+        }
+    });
+    copy.fails(&[index, "the weights are in 1004 files, at most 1000 are read", "max_shard_size"]);
     for name in ["../model.safetensors", "/etc/passwd", "", ".."] {
         copy.edit_json(index, |index| index["weight_map"]["model.norm.weight"] = json!(name));
         copy.fails(&[index, "which is no file name"]);
@@ -174,7 +332,7 @@ fn shards_that_do_not_fit_together() {
 #[test]
 fn tokenizers_that_are_broken() {
     let copy = Copy::of("qwen2", "tokenizers");
-    copy.edit_json("tokenizer.json", |tokenizer| tokenizer["added_tokens"][0]["id"] = json!(390));
+    copy.edit_json("tokenizer.json", |tokenizer| tokenizer["model"]["vocab"]["far"] = json!(390));
     copy.fails(&["tokenizer.json", "token 390 is beyond the 390 embeddings"]);
     copy.edit_json("tokenizer.json", |tokenizer| tokenizer["model"]["type"] = json!("Unigram"));
     copy.fails(&["tokenizer.json", "Unigram", "only BPE"]);
@@ -220,5 +378,13 @@ fn an_output_is_whole_or_not_there() {
 
     let message = |out: &Path| plan.write(out, true, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
     assert!(message(&copy.path("out")).contains("is a folder"));
-    assert!(message(&copy.path("no/such/folder/model.gguf")).contains("cannot create"));
+    let missing = message(&copy.path("no/such/folder/model.gguf"));
+    assert!(missing.contains("cannot create") && missing.contains("there is no folder"), "{missing}");
+
+    // What a crash left behind under the temporary name is not in the way, and is not touched.
+    let left = copy.path(&format!("out/.model.gguf.{}.0.part", std::process::id()));
+    fs::write(&left, "left").unwrap();
+    plan.write(&out, true, &mut go_on).unwrap();
+    assert_eq!(fs::read(&left).unwrap(), b"left");
+    assert_eq!(fs::read_dir(copy.path("out")).unwrap().count(), 2);
 }

@@ -184,7 +184,8 @@ fn every_type_decodes_and_what_is_not_for_weights_is_refused_by_name() {
     }
 }
 
-/// Encoded twice and decoded: zeros stay zeros, the sign of a constant stays, nothing is worse than dropping the weight.
+/// Packed and read back, no block is worse than dropping its weights: zeros stay zeros, and no constant changes its sign.
+/// Also near the largest weights that a format takes, and where one column is nearly all that matters.
 #[test]
 fn packs_edge_cases_sensibly() {
     for &ty in GgmlType::ALL.iter().filter(|ty| ty.can_encode() && ty.block_len() > 1) {
@@ -192,6 +193,10 @@ fn packs_edge_cases_sensibly() {
         let ramp: Vec<f32> = (0..n).map(|i| (i as f32 - n as f32 / 2.0) / n as f32).collect();
         let spike: Vec<f32> = (0..n).map(|i| if i == 5 { 100.0 } else { 0.0 }).collect();
         let tiny: Vec<f32> = ramp.iter().map(|w| w * 1e-30).collect();
+        let largest = largest_weight(ty);
+        let large: Vec<f32> = ramp.iter().map(|w| w * 2.0 * largest).collect();
+        let mut one_large = ramp.clone();
+        one_large[n / 2 + 3] = -largest;
         for (name, weights) in [
             ("zeros", vec![0.0; n]),
             ("ones", vec![1.0; n]),
@@ -199,10 +204,15 @@ fn packs_edge_cases_sensibly() {
             ("ramp", ramp),
             ("spike", spike),
             ("tiny", tiny),
+            ("large", large),
+            ("one large", one_large),
         ] {
-            let columns: Vec<f32> = (0..n).map(|i| (i % 7) as f32).collect();
-            let columns = Importance::new(&columns).unwrap();
-            for importance in [None, Some(&columns)] {
+            let importance =
+                |value: &dyn Fn(usize) -> f32| Importance::new(&(0..n).map(value).collect::<Vec<f32>>()).unwrap();
+            let several = importance(&|i| (i % 7) as f32);
+            let one = importance(&|i| if i == 3 { 1e6 } else { 1e-3 });
+            let middle = importance(&|i| if i == n / 2 + 1 { 1e6 } else { 1e-3 });
+            for importance in [None, Some(&several), Some(&one), Some(&middle)] {
                 let (mut packed, mut decoded) = (Vec::new(), vec![0.0; n]);
                 encode_row(ty, &weights, importance, &mut packed).unwrap();
                 decode_row(ty, &packed, &mut decoded).unwrap();
@@ -210,6 +220,51 @@ fn packs_edge_cases_sensibly() {
                 let sum = |f: &dyn Fn(usize) -> f32| (0..n).map(|i| weight(i) * f64::from(f(i)).powi(2)).sum::<f64>();
                 let (error, power) = (sum(&|i| weights[i] - decoded[i]), sum(&|i| weights[i]));
                 assert!(error <= power * 1.0001, "{ty} {name}: error {error}, of {power}; {decoded:?}");
+            }
+        }
+    }
+}
+
+/// A little below the largest weight of either sign that rounding to the nearest can hold.
+fn largest_weight(ty: GgmlType) -> f32 {
+    use GgmlType as T;
+    let steps = match ty {
+        T::MXFP4 => return 12.0 * 2f32.powi(124),
+        T::NVFP4 => return 2688.0,
+        T::Q8_0 => 127.0,
+        T::Q4_0 => 8.0,
+        T::Q5_0 => 16.0,
+        T::Q2_K => 15.0,
+        T::Q3_K => 32.0 * 4.0,
+        T::Q4_K | T::Q5_K => 63.0,
+        T::Q6_K => 128.0 * 32.0,
+        _ => 1.0,
+    };
+    0.98 * 65_504.0 * steps
+}
+
+/// What rounding to the nearest can hold is packed, though a better scale would overflow.
+#[test]
+fn weights_near_the_limit_are_packed() {
+    use GgmlType as T;
+    let types = [T::Q4_0, T::Q4_1, T::Q5_0, T::Q5_1, T::Q8_0, T::Q2_K, T::Q3_K, T::Q4_K, T::Q5_K, T::Q6_K];
+    for ty in types {
+        let n = ty.block_len();
+        for share in [0.9, 0.95, 0.98, 0.9999, 1.0] {
+            for sign in [1.0, -1.0] {
+                let largest = share / 0.98 * sign * largest_weight(ty);
+                let spike = |others: f32| -> Vec<f32> {
+                    (0..n).map(|i| if i == 5 { largest } else { others * (i as f32 * 0.7).sin() }).collect()
+                };
+                for weights in [spike(0.0), spike(0.3), spike(largest / 3.0), spike(largest), vec![largest; n]] {
+                    let (mut packed, mut decoded) = (Vec::new(), vec![0.0; n]);
+                    encode_row(ty, &weights, None, &mut packed)
+                        .unwrap_or_else(|error| panic!("{share} {sign}: {error}"));
+                    decode_row(ty, &packed, &mut decoded).unwrap();
+                    let lost = (decoded[5] / largest - 1.0).abs();
+                    // Where others are as large, Q3_K reaches four steps to one side and three to the other.
+                    assert!(lost < 0.26, "{ty} {share} {sign}: {} of {largest}", decoded[5]);
+                }
             }
         }
     }

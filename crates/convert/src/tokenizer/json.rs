@@ -18,6 +18,30 @@ pub enum Kind {
     ByteFallback,
 }
 
+/// What a file says beside its model: all that is read of it where `tokenizer.model` is the model.
+#[derive(Debug)]
+pub struct Beside {
+    /// Tokens beside the merges.
+    pub added: Vec<AddedToken>,
+    /// The post-processor, which `specials.rs` reads.
+    pub(super) post_processor: Option<Value>,
+}
+
+impl Beside {
+    /// Reads a file, whatever its model is.
+    ///
+    /// # Errors
+    /// [`Error::Json`], and [`Error::Malformed`] for `added_tokens` that are none.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        Self::read(&serde_json::from_slice(bytes).map_err(|cause| Error::Json { cause })?)
+    }
+
+    fn read(document: &Value) -> Result<Self, Error> {
+        let part = |name: &str| document.get(name).filter(|part| !part.is_null());
+        Ok(Self { added: added(part("added_tokens"))?, post_processor: part("post_processor").cloned() })
+    }
+}
+
 /// What a file says.
 #[derive(Debug)]
 pub struct TokenizerJson {
@@ -27,16 +51,14 @@ pub struct TokenizerJson {
     pub vocabulary: BTreeMap<String, u32>,
     /// Pairs, the first to be merged first.
     pub merges: Vec<(String, String)>,
-    /// Tokens beside the merges.
-    pub added: Vec<AddedToken>,
+    /// The rest of the file.
+    pub beside: Beside,
     /// The token for what has none.
     pub unknown: Option<String>,
     /// The name that GGUF has for the pre-tokenizer, where one is known.
     pub pre: Option<&'static str>,
     /// Whether a space is put before a text.
     pub adds_space_prefix: bool,
-    /// The post-processor, which `specials.rs` reads.
-    pub(super) post_processor: Option<Value>,
     /// What the user should know.
     pub notes: Vec<String>,
 }
@@ -71,8 +93,19 @@ impl TokenizerJson {
         };
         let normalizers = flattened(part("normalizer"), "normalizers");
         let mut notes = Vec::new();
-        let harmless = ["NFC", "Replace", "Prepend", "Metaspace"];
-        for normalizer in normalizers.iter().map(|step| self::kind(step)).filter(|kind| !harmless.contains(kind)) {
+        let text_of = |step: &Value, name: &str| step.get(name).and_then(Value::as_str).map(str::to_owned);
+        let harmless = |step: &&Value| match self::kind(step) {
+            "NFC" | "Metaspace" => true,
+            // What programs do by themselves for a vocabulary in the manner of SentencePiece.
+            "Prepend" => kind == Kind::ByteFallback && text_of(step, "prepend").as_deref() == Some("▁"),
+            "Replace" => {
+                let space = step.get("pattern").and_then(|pattern| text_of(pattern, "String"));
+                let mark = text_of(step, "content");
+                kind == Kind::ByteFallback && space.as_deref() == Some(" ") && mark.as_deref() == Some("▁")
+            }
+            _ => false,
+        };
+        for normalizer in normalizers.iter().filter(|step| !harmless(step)).map(|step| self::kind(step)) {
             notes.push(format!(
                 "GGUF has no place for the normalizer {normalizer} of tokenizer.json: text is not normalized"
             ));
@@ -89,11 +122,10 @@ impl TokenizerJson {
             kind,
             vocabulary: vocabulary(model)?,
             merges: merges(model)?,
-            added: added(part("added_tokens"))?,
+            beside: Beside::read(&document)?,
             unknown: model.get("unk_token").and_then(Value::as_str).map(str::to_owned),
             pre: pre::name(&steps, flag("ignore_merges")),
             adds_space_prefix: prepends || steps.iter().find(metaspace).is_some_and(pre::Step::prepends),
-            post_processor: part("post_processor").cloned(),
             notes,
         })
     }
@@ -105,9 +137,10 @@ impl TokenizerJson {
         self.merges.iter().map(|(left, right)| format!("{} {}", part(left), part(right))).collect()
     }
 
-    /// Scores by which SentencePiece's merging does what the merges say: the earlier a pair is merged, the higher the
-    /// score of what comes of it. A SentencePiece model's scores have the same order, since its merges were made from
-    /// them.
+    /// Scores from the merges: the earlier a pair is merged, the higher the score of what comes of it. If the merges
+    /// were made from a SentencePiece model, its scores have the same order, and merging by score does what the merges
+    /// say. Merges that were learned elsewhere can differ: GGUF's `llama` joins any two pieces that make a token, not
+    /// only the pairs that are listed.
     pub fn merge_scores(&self) -> HashMap<String, f32> {
         let mut scores = HashMap::with_capacity(self.merges.len());
         for (rank, (left, right)) in self.merges.iter().enumerate() {
@@ -207,7 +240,7 @@ mod tests {
             assert_eq!(tokenizer.merge_lines(), ["a b", "ab c"]);
             assert_eq!(tokenizer.merge_scores()["ab"], 0.0);
             assert_eq!(tokenizer.merge_scores()["abc"], -1.0);
-            assert_eq!(tokenizer.added, [AddedToken { id: 7, text: "<s>".into(), special: true }]);
+            assert_eq!(tokenizer.beside.added, [AddedToken { id: 7, text: "<s>".into(), special: true }]);
         }
     }
 
@@ -234,6 +267,24 @@ mod tests {
         refused(&bpe(r#""vocab":{},"merges":[1]"#), "is no pair");
         refused(&bpe(r#""vocab":{},"merges":[],"end_of_word_suffix":"</w>""#), "end_of_word_suffix");
         refused(r#"{"model":{"byte_fallback":true,"vocab":{},"merges":[]},"added_tokens":[{"id":1}]}"#, "added_tokens");
+    }
+
+    #[test]
+    fn a_replacement_is_silent_only_if_programs_do_it_themselves() {
+        let notes = |pattern: &str, content: &str, model: &str| {
+            let text = format!(
+                r#"{{"normalizer":{{"type":"Replace","pattern":{pattern},"content":"{content}"}},{model}
+                "model":{{"vocab":{{}},"merges":[],"byte_fallback":true}}}}"#
+            );
+            TokenizerJson::parse(text.as_bytes()).unwrap().notes
+        };
+        let byte_level = r#""decoder":{"type":"ByteLevel"},"#;
+        assert!(notes(r#"{"String":" "}"#, "▁", "").is_empty());
+        for (pattern, content, model) in
+            [(r#"{"String":" "}"#, "_", ""), (r#"{"Regex":" "}"#, "▁", ""), (r#"{"String":" "}"#, "▁", byte_level)]
+        {
+            assert!(notes(pattern, content, model)[0].contains("normalizer Replace"), "{pattern} {content}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub mod pre;
 pub mod sentencepiece;
 mod specials;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use hublabio_gguf::Value;
@@ -24,7 +24,7 @@ use crate::checkpoint::{read_file, read_json, read_text};
 use crate::config::Config;
 use crate::error::Error;
 use crate::family::Family;
-use json::{Kind, TokenizerJson};
+use json::{Beside, Kind, TokenizerJson};
 use sentencepiece::{PieceType, SentencePiece};
 
 /// `tokenizer.ggml.token_type`.
@@ -100,11 +100,6 @@ pub(crate) fn read(folder: &Path, config: &Config, family: Family, n_vocab: u32)
         added.extend(added_tokens_decoder(settings).map_err(in_settings)?);
     }
 
-    let json_path = folder.join("tokenizer.json");
-    let tokenizer_json = read_file(&json_path)?
-        .map(|bytes| TokenizerJson::parse(&bytes))
-        .transpose()
-        .map_err(|error| error.in_file(&json_path))?;
     let piece_path = folder.join("tokenizer.model");
     let class = settings.as_ref().and_then(|settings| settings.get("tokenizer_class")).and_then(Json::as_str);
     // Phi-4 has the class of GPT-2, whatever other files lie beside.
@@ -114,11 +109,20 @@ pub(crate) fn read(folder: &Path, config: &Config, family: Family, n_vocab: u32)
         }
         _ => None,
     };
+    // Beside a SentencePiece model, the model in tokenizer.json is not used, and may be one that cannot be.
+    let json_path = folder.join("tokenizer.json");
+    let in_json = |error: Error| error.in_file(&json_path);
+    let (tokenizer_json, beside) = match read_file(&json_path)? {
+        Some(bytes) if pieces.is_some() => (None, Some(Beside::parse(&bytes).map_err(in_json)?)),
+        Some(bytes) => (Some(TokenizerJson::parse(&bytes).map_err(in_json)?), None),
+        None => (None, None),
+    };
+    let beside = tokenizer_json.as_ref().map(|json| &json.beside).or(beside.as_ref());
 
     let mut out = Entries::default();
     let tokens = match (&pieces, &tokenizer_json) {
-        (Some(pieces), json) => {
-            let tokens = from_pieces(pieces, json.as_ref(), &added, n_vocab).map_err(|e| e.in_file(&piece_path))?;
+        (Some(pieces), _) => {
+            let tokens = from_pieces(pieces, beside, &added, n_vocab).map_err(|e| e.in_file(&piece_path))?;
             write_llama(&mut out, &tokens);
             if !pieces.is_bpe {
                 out.notes.push(
@@ -128,13 +132,15 @@ pub(crate) fn read(folder: &Path, config: &Config, family: Family, n_vocab: u32)
             }
             tokens
         }
-        (None, Some(json)) => from_json(json, &added, n_vocab, &mut out).map_err(|error| error.in_file(&json_path))?,
+        (None, Some(json)) => from_json(json, &added, n_vocab, &mut out).map_err(in_json)?,
         (None, None) => {
             let problem = format!("there is neither tokenizer.json nor tokenizer.model in {}", folder.display());
             let advice = "fetch the tokenizer's files, too; an older tokenizer can be saved anew as tokenizer.json";
             return Err(Error::malformed(problem, advice));
         }
     };
+    let listed = added.iter().chain(beside.map_or(&[][..], |beside| &beside.added));
+    out.notes.extend(without_row(listed, n_vocab));
     let space_prefix =
         space_prefix(family, settings.as_ref(), pieces.as_ref(), tokenizer_json.as_ref()).map_err(in_settings)?;
     if let Some(add) = space_prefix {
@@ -149,7 +155,7 @@ pub(crate) fn read(folder: &Path, config: &Config, family: Family, n_vocab: u32)
         config,
         settings: settings.as_ref(),
         map: map.as_ref(),
-        tokenizer_json: tokenizer_json.as_ref(),
+        beside,
         pieces: pieces.as_ref(),
         ids: &ids,
         tokens: &tokens,
@@ -197,7 +203,8 @@ impl Tokens {
     }
 }
 
-/// Whether a token is a control token although nothing says so: the padding and the unused tokens of some families.
+/// Whether a token is a control token although nothing says so: the padding and the unused tokens of some families, and
+/// two tokens of the Gemmas (`<2mass>`, `[@BOS@]`) which their files list as plain ones.
 fn looks_special(text: &str) -> bool {
     let between = |start: &str, end: &str| {
         text.len() >= start.len() + end.len() && text.starts_with(start) && text.ends_with(end)
@@ -213,9 +220,21 @@ fn too_many(id: u64, n_vocab: u32) -> Error {
     Error::malformed(problem, "tokenizer and weights are of two models, fetch the checkpoint again")
 }
 
+/// What to say of added tokens that the model has no row for. They cannot be used: Gemma 3 without the vision model
+/// lists the token that stands for an image.
+fn without_row<'a>(listed: impl Iterator<Item = &'a AddedToken>, n_vocab: u32) -> Option<String> {
+    let beyond: BTreeMap<u32, &str> =
+        listed.filter(|token| token.id >= n_vocab).map(|token| (token.id, token.text.as_str())).collect();
+    let (id, text) = beyond.first_key_value()?;
+    let more = if beyond.len() > 1 { format!(" and {} more", beyond.len() - 1) } else { String::new() };
+    Some(format!(
+        "the added token {text:?} ({id}){more} is left out: the model has {n_vocab} embeddings, and none for it"
+    ))
+}
+
 fn from_pieces(
     pieces: &SentencePiece,
-    json: Option<&TokenizerJson>,
+    beside: Option<&Beside>,
     added: &[AddedToken],
     n_vocab: u32,
 ) -> Result<Tokens, Error> {
@@ -234,11 +253,11 @@ fn from_pieces(
         };
         tokens.set(id, &text, piece.score, ty);
     }
-    // Some checkpoints list an id that the model has no row for; it cannot be used.
+    // `without_row` tells of the others.
     for token in added.iter().filter(|token| token.id < n_vocab) {
         tokens.add(token);
     }
-    for token in json.map_or(&[][..], |json| &json.added) {
+    for token in beside.map_or(&[][..], |beside| &beside.added) {
         if token.id < n_vocab && tokens.texts[token.id as usize] == format!("[PAD{}]", token.id) {
             tokens.add(token);
         }
@@ -251,7 +270,11 @@ fn from_json(json: &TokenizerJson, added: &[AddedToken], n_vocab: u32, out: &mut
     let byte_level = json.kind == Kind::ByteLevel;
     let scores = if byte_level { HashMap::new() } else { json.merge_scores() };
     let unreached = 0.0 - json.merges.len() as f32;
+    let told: HashSet<u32> = json.beside.added.iter().map(|token| token.id).collect();
     for (text, &id) in &json.vocabulary {
+        if id >= n_vocab && told.contains(&id) {
+            continue;
+        }
         if id >= n_vocab {
             return Err(too_many(id.into(), n_vocab));
         }
@@ -263,14 +286,9 @@ fn from_json(json: &TokenizerJson, added: &[AddedToken], n_vocab: u32, out: &mut
         };
         tokens.set(id, text, score, ty);
     }
-    for token in &json.added {
-        if token.id >= n_vocab {
-            return Err(too_many(token.id.into(), n_vocab));
-        }
-    }
-    let told: HashSet<u32> = json.added.iter().map(|token| token.id).collect();
     // What tokenizer.json says of a token is what its tokenizer does.
-    for token in added.iter().filter(|token| token.id < n_vocab && !told.contains(&token.id)).chain(&json.added) {
+    let others = added.iter().filter(|token| !told.contains(&token.id));
+    for token in others.chain(&json.beside.added).filter(|token| token.id < n_vocab) {
         let is_unknown = !byte_level && json.unknown.as_deref() == Some(token.text.as_str());
         tokens.add(token);
         if is_unknown {
@@ -346,17 +364,18 @@ fn added_tokens_decoder(settings: &Config) -> Result<Vec<AddedToken>, Error> {
         .collect()
 }
 
-/// The template of `tokenizer_config.json`, or else the file beside it. A list of templates gets a key for each.
+/// The template of `chat_template.jinja`, which `transformers` prefers, or that of `tokenizer_config.json`. A list of
+/// templates gets a key for each.
 fn write_chat_template(folder: &Path, settings: Option<&Config>, out: &mut Entries) -> Result<(), Error> {
     let key = "tokenizer.chat_template";
     let bad = |found: &Json| Error::bad_key("chat_template", found, "expected a text, or a list of named ones");
-    let template = match settings.and_then(|settings| settings.get("chat_template")) {
-        Some(template) => Some(template.clone()),
-        None => match read_text(&folder.join("chat_template.jinja"))? {
-            Some(text) => Some(Json::String(text)),
-            None => read_json(&folder.join("chat_template.json"))?
-                .and_then(|document| document.get("chat_template").cloned()),
-        },
+    let in_settings = || settings.and_then(|settings| settings.get("chat_template")).cloned();
+    let template = match read_text(&folder.join("chat_template.jinja"))?.map(Json::String).or_else(in_settings) {
+        None => {
+            let document = read_json(&folder.join("chat_template.json"))?;
+            document.and_then(|document| document.get("chat_template").cloned())
+        }
+        template => template,
     };
     match template {
         None | Some(Json::Null) => {}

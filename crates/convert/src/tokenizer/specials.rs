@@ -1,15 +1,14 @@
 //! Ids of the tokens with a role, and which of them a prompt begins and ends with.
 //!
 //! A role's token is looked for in `tokenizer_config.json`, then in `special_tokens_map.json` (both name a text), then
-//! in
-//! `config.json` and in `tokenizer.model` (both name an id). What is added to a prompt is what the post-processor of
+//! in `config.json` and in `tokenizer.model` (both name an id). What is added to a prompt is what the post-processor of
 //! `tokenizer.json` does, or else what `tokenizer_config.json` says.
 
 use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::json::{TokenizerJson, flattened, kind};
+use super::json::{Beside, flattened, kind};
 use super::sentencepiece::SentencePiece;
 use super::{Entries, TokenType, Tokens};
 use crate::config::Config;
@@ -20,7 +19,7 @@ pub struct Sources<'a> {
     pub config: &'a Config,
     pub settings: Option<&'a Config>,
     pub map: Option<&'a Config>,
-    pub tokenizer_json: Option<&'a TokenizerJson>,
+    pub beside: Option<&'a Beside>,
     pub pieces: Option<&'a SentencePiece>,
     pub ids: &'a HashMap<&'a str, u32>,
     pub tokens: &'a Tokens,
@@ -107,7 +106,7 @@ impl Sources<'_> {
 
     fn added_by_template(&self, out: &mut Entries) -> Added {
         let mut added = Added::default();
-        let processor = self.tokenizer_json.and_then(|json| json.post_processor.as_ref());
+        let processor = self.beside.and_then(|beside| beside.post_processor.as_ref());
         for step in flattened(processor, "processors") {
             match kind(step) {
                 // It adds nothing, unless another step does.

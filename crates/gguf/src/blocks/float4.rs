@@ -52,8 +52,13 @@ block_format!(BlockNVFP4 = NVFP4, dequantize_nvfp4, unpack_nvfp4, quantize_nvfp4
 /// overflow to infinity.
 #[inline(always)]
 pub const fn mxfp4_scale(exponent: u8) -> f32 {
-    let bits = if exponent < 2 { 0x0020_0000 << exponent } else { (exponent as u32 - 1) << 23 };
-    f32::from_bits(bits)
+    power_of_two(exponent as i32 - 128)
+}
+
+/// A power of two, subnormal ones included: `exponent` from -149 to 127.
+#[inline(always)]
+pub(crate) const fn power_of_two(exponent: i32) -> f32 {
+    f32::from_bits(if exponent < -126 { 1 << (exponent + 149) } else { ((exponent + 127) as u32) << 23 })
 }
 
 /// What NVFP4 multiplies the doubled values with, in units of [`NVFP4_UNIT`]: up to 2^18, so that every scale is a whole
@@ -121,6 +126,13 @@ pub fn unpack_nvfp4(block: &BlockNVFP4, out: &mut [Integers; 2]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn powers_of_two_are_exact() {
+        for exponent in -149..=127 {
+            assert_eq!(f64::from(power_of_two(exponent)), 2f64.powi(exponent));
+        }
+    }
 
     /// Every exponent is the power of two that it spells, the ends included.
     #[test]

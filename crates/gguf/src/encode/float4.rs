@@ -159,7 +159,7 @@ mod tests {
         FLOAT4_DOUBLED.map(|value| scale * f32::from(value))
     }
 
-    /// The recipes of the standards: the largest weight just fits; and of all scales, the best.
+    /// Every other exponent near, the one that just covers the largest weight included, has at least this error.
     #[test]
     fn no_power_of_two_is_better() {
         let (weights, importance) = (samples::weights(3200, 1), samples::importance(3200, 2));

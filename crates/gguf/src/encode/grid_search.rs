@@ -24,6 +24,15 @@ const ROUGH_FIRST: f32 = 0.9;
 /// And their ratio: they end at 5.9, where a single weight in 32 becomes the largest level.
 const ROUGH_RATIO: f32 = 1.085;
 
+/// Weights above this many times the mean magnitude are outliers to the question whether the others are alike.
+const OUTLIER: f32 = 1.5;
+/// Weights are alike when the square of their mean magnitude is at least this share of their mean square. It is 0.64 for
+/// normal ones, and 0.72 for those of them that are no outliers.
+const ALIKE: f32 = 0.9;
+/// What another search of a sub-block must take off its error, compared with the one before it, to be kept. Several levels
+/// are often equally good; sub-blocks should then take the same, as their multiples of the block's scale are the same then.
+const BETTER: f32 = 1.001;
+
 /// Trial scales of the block.
 const BLOCK_TRIALS: usize = 24;
 /// Rounds of fitting the block's scale to the choice and choosing again.
@@ -212,6 +221,9 @@ pub(super) trait GridFormat<const TRIALS: usize> {
     const FACTOR: f32;
     /// Magnitudes of the levels, for the rough search.
     const LEVELS: &'static [f32];
+    /// Those worth a search where weights are alike: the code book has points of this level alone, or with one weight of
+    /// another level. The rough search, which knows no points, may take a level without such points.
+    const EVEN_LEVELS: &'static [f32];
     /// The first trial scale, relative to what the rough search says, and the ratio of each to the one before.
     const SPREAD: (f32, f32);
     /// Room for sums over all points.
@@ -268,12 +280,22 @@ pub(super) fn search<F: GridFormat<TRIALS>, const TRIALS: usize>(
     let mut ideal = [0.0f32; 16];
     for (sub, ideal) in ideal.iter_mut().enumerate().take(subs) {
         let units = &units[sub * F::SUB_UNITS..][..F::SUB_UNITS];
-        let rough = rough_scale::<F, TRIALS>(units);
-        let mut scales = [rough * F::SPREAD.0; TRIALS];
-        for k in 1..TRIALS {
-            scales[k] = scales[k - 1] * F::SPREAD.1;
+        let magnitude = if F::EVEN_LEVELS.is_empty() { None } else { common_magnitude(units) };
+        let levels = if magnitude.is_some() { F::EVEN_LEVELS } else { &[] };
+        let mut gain = -1.0;
+        for attempt in 0..=levels.len() {
+            let start = match magnitude {
+                Some(magnitude) if attempt < levels.len() => magnitude / levels[attempt],
+                _ => rough_scale::<F, TRIALS>(units),
+            };
+            let mut scales = [start * F::SPREAD.0; TRIALS];
+            for k in 1..TRIALS {
+                scales[k] = scales[k - 1] * F::SPREAD.1;
+            }
+            if let Some(better) = found.improve(format, sub, units, (&scales, gain * BETTER), &mut scratch) {
+                (*ideal, gain) = better;
+            }
         }
-        *ideal = found.add(format, sub, units, &scales, &mut scratch);
     }
     let largest_scale = ideal.iter().fold(0.0f32, |a, &b| if b > a { b } else { a });
     if largest_scale == 0.0 {
@@ -357,19 +379,36 @@ struct Found<const TRIALS: usize> {
 }
 
 impl<const TRIALS: usize> Found<TRIALS> {
-    /// Adds the candidates of a sub-block; its best scale, were that stored exactly.
+    /// Searches a sub-block at these scales and keeps the candidates if they take more off its error than `gain`. Then
+    /// the result is its best scale, were that stored exactly, and what the candidates take off.
     #[inline(always)]
-    fn add<F: GridFormat<TRIALS>>(
+    fn improve<F: GridFormat<TRIALS>>(
         &mut self,
         format: &F,
         sub: usize,
         units: &[Unit],
-        scales: &[f32; TRIALS],
+        (scales, gain): (&[f32; TRIALS], f32),
         scratch: &mut F::Scratch,
-    ) -> f32 {
+    ) -> Option<(f32, f32)> {
         let first = sub * self.sub_units;
         let mut candidates = [[Candidate::default(); TRIALS]; 4];
         format.candidates(units, scales, scratch, &mut candidates[..self.sub_units]);
+        // With the choices of a trial fixed, the best scale is -p / 2q and takes p² / 4q off the power.
+        let (mut best, mut scale) = (0.0, 0.0);
+        for k in 0..TRIALS {
+            let (mut p, mut q) = (0.0, 0.0);
+            for unit in &candidates[..self.sub_units] {
+                p += unit[k].p;
+                q += unit[k].q;
+            }
+            if p < 0.0 && p * p > best * q {
+                best = p * p / q;
+                scale = -0.5 * p / q;
+            }
+        }
+        if best <= gain {
+            return None;
+        }
         for (i, unit) in units.iter().enumerate() {
             self.power[first + i] = unit.power;
             for (lanes, candidate) in self.list.iter_mut().zip(&candidates[i]) {
@@ -378,20 +417,7 @@ impl<const TRIALS: usize> Found<TRIALS> {
                 lanes.code[first + i] = candidate.code;
             }
         }
-        // With the choices of a trial fixed, the best scale is -p / 2q and takes p² / 4q off the power.
-        let (mut best, mut scale) = (0.0, 0.0);
-        for lanes in &self.list {
-            let (mut p, mut q) = (0.0, 0.0);
-            for at in first..first + self.sub_units {
-                p += lanes.p[at];
-                q += lanes.q[at];
-            }
-            if p < 0.0 && p * p > best * q {
-                best = p * p / q;
-                scale = -0.5 * p / q;
-            }
-        }
-        scale
+        Some((scale, best))
     }
 
     /// The scale of every unit.
@@ -505,6 +531,32 @@ fn rough_scale<F: GridFormat<TRIALS>, const TRIALS: usize>(units: &[Unit]) -> f3
     scales[best]
 }
 
+/// The magnitude of the weights of a sub-block if they are alike, but for outliers.
+#[inline(always)]
+fn common_magnitude(units: &[Unit]) -> Option<f32> {
+    let (mut importance, mut sum) = (0.0, 0.0);
+    for unit in units {
+        for i in 0..UNIT {
+            importance += unit.importance[i];
+            sum += unit.importance[i] * unit.weights[i].abs();
+        }
+    }
+    let bound = OUTLIER * sum / importance;
+    let (mut importance, mut sum, mut power) = (0.0, 0.0, 0.0);
+    for unit in units {
+        for i in 0..UNIT {
+            let (weight, a) = (unit.weights[i].abs(), unit.importance[i]);
+            if weight <= bound {
+                importance += a;
+                sum += a * weight;
+                power += a * weight * weight;
+            }
+        }
+    }
+    // Not so when all are zero.
+    (sum > 0.0 && sum * sum >= ALIKE * importance * power).then(|| sum / importance)
+}
+
 /// The smaller one; unlike `f32::min` it is one instruction, as NaN need not be handled.
 #[inline(always)]
 pub(super) fn at_most(value: f32, high: f32) -> f32 {
@@ -608,6 +660,33 @@ pub(super) mod tests {
             let weighted = packed(ty, &weights, Some(&columns));
             let (with, without) = (error(ty, &weighted, &weights, &columns), error(ty, &plain, &weights, &columns));
             assert!(with < 0.93 * without, "{ty}: {with} with importance, {without} without");
+        }
+    }
+
+    /// Weights of one magnitude are all at one level, so the code book decides which scale is good.
+    #[test]
+    fn weights_of_one_magnitude_find_the_points_of_one_level() {
+        let signs: Vec<f32> = normals(8 * 1024, 5).iter().map(|x| 0.02f32.copysign(*x)).collect();
+        let constant = vec![0.02; signs.len()];
+        let outliers: Vec<f32> =
+            signs.iter().zip(normals(signs.len(), 6)).map(|(w, x)| if x > 2.3 { 5.0 * w } else { *w }).collect();
+        let factors = normals(signs.len() / 32, 7);
+        let uneven = |(i, w): (usize, &f32)| w * (0.5 * factors[i / 32]).exp();
+        let uneven: Vec<f32> = signs.iter().enumerate().map(uneven).collect();
+        type Bounds<'a> = &'a [(GgmlType, f64)];
+        let cases: [(&str, &[f32], Bounds); 4] = [
+            ("constant", &constant, &TYPES.map(|(ty, _)| (ty, 0.01))),
+            ("signs", &signs, &[(GgmlType::IQ2_XS, 0.33), (GgmlType::IQ2_S, 0.01), (GgmlType::IQ3_S, 0.01)]),
+            ("outliers", &outliers, &[(GgmlType::IQ2_XS, 0.33), (GgmlType::IQ2_S, 0.05), (GgmlType::IQ3_S, 0.05)]),
+            ("uneven", &uneven, &[(GgmlType::IQ2_XS, 0.35), (GgmlType::IQ2_S, 0.1), (GgmlType::IQ3_S, 0.05)]),
+        ];
+        let equal = Importance::new(&[1.0; 1024]).unwrap();
+        for (name, weights, bounds) in cases {
+            let power: f64 = weights.iter().map(|&w| f64::from(w).powi(2)).sum();
+            for &(ty, bound) in bounds {
+                let relative = (error(ty, &packed(ty, weights, None), weights, &equal) / power).sqrt();
+                assert!(relative < bound, "{ty}, {name}: {relative}");
+            }
         }
     }
 

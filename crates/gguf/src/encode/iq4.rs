@@ -165,7 +165,13 @@ pub fn quantize_iq4_xs(
     let mut best = (f32::INFINITY, F16::default(), [0; 8]);
     for _ in 0..ROUNDS {
         let (scale, stored) = block.stored(unit);
-        check_f16(stored, block.index)?;
+        if let Err(index) = check_f16(stored, block.index) {
+            // Later rounds only improve on what is there.
+            if best.0.is_finite() {
+                break;
+            }
+            return Err(index);
+        }
         let (mut error, mut steps, mut dot, mut power) = (0.0, [0; 8], 0.0, 0.0);
         for (sub, part) in subs.iter().enumerate() {
             let (step, sub_error) = best_step(part, scale, wanted[sub]);
@@ -205,7 +211,8 @@ fn sub_block(block: &Normal<K_BLOCK_LEN>, sub: usize) -> Block {
 /// The best of sixteen steps around `wanted / scale`, all of its sign, and the error with it.
 #[inline(always)]
 fn best_step(part: &Block, scale: f32, wanted: f32) -> (i32, f32) {
-    let middle = round(wanted * inverse(scale)) as i32;
+    // Steps end at 32; the bound, eight beyond, keeps whole numbers far from overflow however small the scale is.
+    let middle = round(wanted * inverse(scale)).clamp(-40.0, 39.0) as i32;
     let (low, high) = if middle < 0 { (-32, 0) } else { (0, 31) };
     let is_mirror = (middle < 0) != (scale < 0.0);
     let (mut steps, mut scales) = ([0; LANES], [0.0; LANES]);
@@ -277,6 +284,15 @@ mod tests {
                 })
                 .collect()
         });
+    }
+
+    #[test]
+    fn steps_end_where_the_format_does() {
+        let weights: [f32; 32] = std::array::from_fn(|i| f32::from(IQ4_VALUES[i % 16]));
+        let part = Block::new(&weights, None, 0.0).unwrap().unwrap();
+        for scale in [1e-3, 1e-12, 1e-30] {
+            assert_eq!([best_step(&part, scale, 1.0).0, best_step(&part, scale, -1.0).0], [31, -32], "{scale}");
+        }
     }
 
     #[test]

@@ -6,12 +6,12 @@
 //! 2. Half-precision super-scales are tried in pairs. What the whole-numbered steps and minimums cost under a pair is
 //!    estimated from the sums of stage 1, without a look at the weights.
 //! 3. Under the best pair the true error decides: steps and minimums walk to better neighbours, the weights being rounded
-//!    anew for each, and the super-scales are fitted to the result by least squares. (Walks from the four best pairs lower
-//!    the error by up to 0.6 percent, most in Q5_K, and cost half of the speed.)
+//!    anew for each, and the super-scales are fitted to the result by least squares. Walks from more than one pair lower
+//!    the error too little for their time.
 //!
 //! Knows the ranges of the whole numbers; where their bits go is said at the bottom, one packer for each format.
 
-use super::lanes::{TOO_SMALL_FOR_F16, at_least, at_most, inverse, largest_magnitude, round};
+use super::lanes::{TOO_SMALL_FOR_F16, at_least, at_most, capped_f16, inverse, largest_magnitude, round};
 use crate::blocks::{BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, K_BLOCK_LEN};
 use crate::half::F16;
 
@@ -366,9 +366,9 @@ fn super_scales<R: Ranges, const LEN: usize, const GROUPS: usize>(
     let mut best = (0.0, 0.0);
     let mut least = f32::INFINITY;
     for &top in R::STEP_TOPS {
-        let scale = F16::from_f32(largest_step / top).to_f32();
+        let scale = capped_f16(largest_step / top).to_f32();
         for &min_top in R::MIN_TOPS {
-            let min_scale = if R::AFFINE { F16::from_f32(largest_min / min_top).to_f32() } else { 0.0 };
+            let min_scale = if R::AFFINE { capped_f16(largest_min / min_top).to_f32() } else { 0.0 };
             let mut error = 0.0;
             for g in 0..GROUPS {
                 error += fold(&groups[g].estimate::<R>(&fits[g], scale, min_scale).errors);
@@ -468,6 +468,24 @@ fn settle<R: Ranges, const LEN: usize, const GROUPS: usize>(
     (scales, choices)
 }
 
+/// Whether super-scales in half precision reach this step and minimum.
+#[inline(always)]
+fn reaches<R: Ranges>(step: f32, min: f32) -> bool {
+    let scale = F16::from_f32(step / at_least(R::STEP_HIGH, -R::STEP_LOW));
+    let min_scale = if R::AFFINE { F16::from_f32(min / R::MIN_HIGH) } else { F16(0) };
+    scale.to_f32().is_finite() && min_scale.to_f32().is_finite()
+}
+
+/// Whether they reach the smallest and the largest weight of each sub-block.
+#[inline(never)]
+fn reaches_ends<R: Ranges>(weights: &[f32; K_BLOCK_LEN], sub_block: usize) -> bool {
+    weights.chunks_exact(sub_block).all(|weights| {
+        let low = weights.iter().copied().fold(0.0, f32::min);
+        let high = weights.iter().copied().fold(f32::MIN, f32::max);
+        if R::AFFINE { reaches::<R>((high - low) / R::HIGH, -low) } else { reaches::<R>(high.max(-low) / -R::LOW, 0.0) }
+    })
+}
+
 /// All three stages.
 ///
 /// # Errors
@@ -505,9 +523,8 @@ fn pack<R: Ranges, const LEN: usize, const GROUPS: usize>(
             largest_min = at_least(fit.mins[lane], largest_min);
         }
     }
-    let scale = F16::from_f32(largest_step / at_least(R::STEP_HIGH, -R::STEP_LOW)).to_f32();
-    let min_scale = if R::AFFINE { F16::from_f32(largest_min / R::MIN_HIGH).to_f32() } else { 0.0 };
-    if !(scale.is_finite() && min_scale.is_finite()) {
+    // A fit may go beyond what the range of the weights asks for: it is cut off then.
+    if !reaches::<R>(largest_step, largest_min) && !reaches_ends::<R>(weights, LEN) {
         return Err(largest);
     }
     let scales = super_scales::<R, LEN, GROUPS>(&groups, &fits, (largest_step, largest_min));
@@ -564,10 +581,10 @@ const fn both_signs<const N: usize>(negative: (f32, f32), positive: (f32, f32)) 
     starts
 }
 
-/// The numbers of two lists.
-const fn joined<const A: usize, const B: usize, const N: usize>(first: [f32; A], second: [f32; B]) -> [f32; N] {
+/// Both lists.
+const fn joined<T: Copy, const A: usize, const B: usize, const N: usize>(first: [T; A], second: [T; B]) -> [T; N] {
     assert!(A + B == N);
-    let mut values = [0.0; N];
+    let mut values = [first[0]; N];
     let mut i = 0;
     while i < N {
         values[i] = if i < A { first[i] } else { second[i - A] };
@@ -576,8 +593,8 @@ const fn joined<const A: usize, const B: usize, const N: usize>(first: [f32; A],
     values
 }
 
-// Measured on Gaussian, Laplacian and Student-t weights, before the last adjustment: twice the starts lower the error by up
-// to 0.2 percent, one more refit and round by up to 0.1. Half of the tops raise it by up to 0.4 percent (Q2_K and Q6_K).
+// Ranges of bell-shaped weights are cut off a little, or not quite used. The one start more that
+// Q2_K has puts the middle of the range on a level, for weights of three values.
 
 struct RangesQ2K;
 impl Ranges for RangesQ2K {
@@ -586,7 +603,8 @@ impl Ranges for RangesQ2K {
     const STEP_LOW: f32 = 0.0;
     const STEP_HIGH: f32 = 15.0;
     const MIN_HIGH: f32 = 15.0;
-    const STARTS: &'static [[f32; 2]] = &grid::<4, 5, 20>(evenly(-0.8, 0.3), evenly(2.6, 4.0));
+    const STARTS: &'static [[f32; 2]] =
+        &joined::<_, 20, 1, 21>(grid::<4, 5, 20>(evenly(-0.8, 0.3), evenly(2.6, 4.0)), [[0.0, 2.0]]);
     const REFITS: usize = 2;
     const STEP_TOPS: &'static [f32] = &evenly::<10>(9.0, 18.0);
     const MIN_TOPS: &'static [f32] = &evenly::<10>(9.0, 18.0);
@@ -602,7 +620,7 @@ impl Ranges for RangesQ3K {
     const MIN_HIGH: f32 = 0.0;
     const STARTS: &'static [[f32; 2]] = &both_signs::<14>((-5.5, -3.0), (4.5, 2.4));
     const REFITS: usize = 1;
-    const STEP_TOPS: &'static [f32] = &joined::<16, 16, 32>(evenly(-34.0, -22.0), evenly(33.0, 21.0));
+    const STEP_TOPS: &'static [f32] = &joined::<_, 16, 16, 32>(evenly(-34.0, -22.0), evenly(33.0, 21.0));
     const MIN_TOPS: &'static [f32] = &[1.0];
     const ROUNDS: usize = 2;
 }
@@ -644,7 +662,7 @@ impl Ranges for RangesQ6K {
     const MIN_HIGH: f32 = 0.0;
     const STARTS: &'static [[f32; 2]] = &both_signs::<20>((-33.5, -28.0), (32.5, 27.0));
     const REFITS: usize = 1;
-    const STEP_TOPS: &'static [f32] = &joined::<16, 16, 32>(evenly(-129.0, -100.0), evenly(128.0, 99.0));
+    const STEP_TOPS: &'static [f32] = &joined::<_, 16, 16, 32>(evenly(-129.0, -100.0), evenly(128.0, 99.0));
     const MIN_TOPS: &'static [f32] = &[1.0];
     const ROUNDS: usize = 2;
 }
@@ -839,6 +857,31 @@ mod tests {
         check::<BlockQ6K>();
     }
 
+    /// -1, 0 and 1, with little between: the levels are few enough for every format, whatever their places.
+    #[test]
+    fn three_values_come_back() {
+        fn check<F: Encode>() {
+            let n = 100 * K_BLOCK_LEN;
+            let noise = samples::weights(n, 5);
+            let weights: Vec<f32> = samples::weights(n, 6)
+                .iter()
+                .zip(&noise)
+                .map(|(&weight, noise)| if weight.abs() < 0.03 { noise * 1e-4 } else { weight.signum() })
+                .collect();
+            let lopsided: Vec<f32> = samples::importance(n, 9).iter().map(|value| value.powi(3)).collect();
+            for importance in [None, Some(&lopsided[..])] {
+                let zeros = samples::error(&weights, &vec![0.0; n], importance);
+                let found = samples::error(&weights, &samples::round_trip::<F>(&weights, importance), importance);
+                assert!(found < 5e-3 * zeros, "{}: {found} of {zeros}", F::TYPE);
+            }
+        }
+        check::<BlockQ2K>();
+        check::<BlockQ3K>();
+        check::<BlockQ4K>();
+        check::<BlockQ5K>();
+        check::<BlockQ6K>();
+    }
+
     /// Weights near the largest that the super-scales reach, and beyond.
     #[test]
     fn refuses_weights_beyond_half_precision() {
@@ -846,12 +889,12 @@ mod tests {
             let mut bytes = vec![0; F::TYPE.block_bytes()];
             let mut decoded = [0.0; K_BLOCK_LEN];
             let mut weights: [f32; K_BLOCK_LEN] = std::array::from_fn(|i| (i % 16) as f32 / 16.0);
-            for (factor, fits) in [(0.9, true), (1.05, false), (1e10, false), (1e28, false)] {
+            for (factor, fits) in [(0.9, true), (0.98, true), (1.05, false), (1e10, false), (1e28, false)] {
                 weights[77] = factor * largest;
                 assert_eq!(F::encode(&weights, None, &mut bytes), if fits { Ok(()) } else { Err(77) }, "{}", F::TYPE);
                 if fits {
                     F::decode(&bytes, &mut decoded);
-                    assert!((decoded[77] / weights[77] - 1.0).abs() < 0.01, "{}: {}", F::TYPE, decoded[77]);
+                    assert!((decoded[77] / weights[77] - 1.0).abs() < 0.02, "{}: {}", F::TYPE, decoded[77]);
                 }
             }
         }

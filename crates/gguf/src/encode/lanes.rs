@@ -4,6 +4,7 @@
 //! their order is the same whatever the width of the registers. Knows grids of values and blocks of numbers; which
 //! candidates are worth a try, and what is stored, is the business of the packers.
 
+pub(super) use crate::blocks::power_of_two;
 use crate::half::F16;
 
 /// Candidates that are tried side by side.
@@ -69,12 +70,6 @@ pub(super) fn at_least(value: f32, low: f32) -> f32 {
     if value > low { value } else { low }
 }
 
-/// A power of two, subnormal ones included: `exponent` from -149 to 127.
-#[inline(always)]
-pub(super) const fn power_of_two(exponent: i32) -> f32 {
-    f32::from_bits(if exponent < -126 { 1 << (exponent + 149) } else { ((exponent + 127) as u32) << 23 })
-}
-
 /// Index of the largest magnitude.
 ///
 /// # Errors
@@ -127,6 +122,13 @@ impl<const N: usize> Normal<N> {
     #[inline(always)]
     pub fn stored(&self, scale: f32) -> (f32, F16) {
         let stored = F16::from_f32(scale * power_of_two(self.exponent));
+        (self.in_units(stored), stored)
+    }
+
+    /// As [`Normal::stored`], but with the largest half-precision number in place of what is beyond it.
+    #[inline(always)]
+    pub fn stored_capped(&self, scale: f32) -> (f32, F16) {
+        let stored = capped_f16(scale * power_of_two(self.exponent));
         (self.in_units(stored), stored)
     }
 
@@ -272,9 +274,16 @@ pub(super) fn best_f16_scale<G: Grid, const N: usize>(
 ) -> Result<(f32, F16), usize> {
     let fits = block.search::<G>(starts, refits);
     check_f16(block.stored(block.largest / G::LARGEST).1, block.index)?;
-    let scales = fits.scales.map(|scale| block.stored(scale).0);
+    // A covering scale fits: then a better one that is larger is cut off to what fits.
+    let scales = fits.scales.map(|scale| block.stored_capped(scale).0);
     let lane = smallest(&block.errors::<G>(&scales)).ok_or(block.index)?;
-    Ok(block.stored(fits.scales[lane]))
+    Ok(block.stored_capped(fits.scales[lane]))
+}
+
+/// The nearest finite half-precision number.
+#[inline(always)]
+pub(super) fn capped_f16(value: f32) -> F16 {
+    F16::from_f32(at_most(at_least(value, -65_504.0), 65_504.0))
 }
 
 /// # Errors
@@ -401,13 +410,6 @@ mod tests {
             assert_eq!(round(value), value.round_ties_even());
         }
         assert!(round(1e20) >= 1e19 && round(-1e20) <= -1e19);
-    }
-
-    #[test]
-    fn powers_of_two_are_exact() {
-        for exponent in -149..=127 {
-            assert_eq!(f64::from(power_of_two(exponent)), 2f64.powi(exponent));
-        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! then fitted to their rounding by weighted least squares, in turns with the rounding.
 
 use super::lanes::{
-    LANES, Lanes, Normal, TOO_SMALL_FOR_F16, Whole, at_least, at_most, best_f16_scale, check_f16, inverse, inverses,
+    LANES, Lanes, Normal, TOO_SMALL_FOR_F16, Whole, at_least, at_most, best_f16_scale, capped_f16, inverse, inverses,
     power_of_two, round, smallest, spread,
 };
 use crate::blocks::{BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, LEGACY_BLOCK_LEN};
@@ -136,27 +136,107 @@ fn affine<const HIGH: i32>(
         return Ok((F16::default(), F16::default(), [0; LEGACY_BLOCK_LEN]));
     };
     let (scale, min) = Ranges::search::<HIGH>(&block);
-    let stored = F16::from_f32(scale * power_of_two(block.exponent));
-    let stored_min = F16::from_f32(min * power_of_two(block.exponent));
-    check_f16(stored, block.index)?;
-    check_f16(stored_min, block.index)?;
+    let factor = power_of_two(block.exponent);
+    let overflows = |values: [f32; 2]| values.iter().any(|value| F16::from_f32(value * factor).to_f32().is_infinite());
+    if overflows([scale, min]) {
+        let (low, high) = ends(&block.weights);
+        if overflows([(high - low) / HIGH as f32, low]) {
+            return Err(block.index);
+        }
+    }
+    let (scale, min) = (capped_f16(scale * factor), capped_f16(min * factor));
 
     // Rounding to half precision may move the minimum by more than is good for the scale, and the other way round: of the
-    // neighbours of both, three scales and five minimums, the best pair.
-    let unit = power_of_two(-block.exponent);
-    let (mut scales, mut mins) = ([0.0; LANES], [0.0; LANES]);
-    let mut pairs = [(stored, stored_min); LANES];
-    for lane in 0..LANES {
+    // neighbours of both, three scales and five minimums, the best pair. Or zeros.
+    let mut best = Best { error: f32::INFINITY, scale: F16::default(), min: F16::default() };
+    best.improve::<HIGH>(&block, |lane| {
         if lane < 15 {
-            pairs[lane] = (neighbour(stored, lane as i32 % 3 - 1), neighbour(stored_min, lane as i32 / 3 - 2));
+            (neighbour(scale, lane as i32 % 3 - 1), neighbour(min, lane as i32 / 3 - 2))
+        } else {
+            (F16::default(), F16::default())
         }
-        (scales[lane], mins[lane]) = (pairs[lane].0.to_f32() * unit, pairs[lane].1.to_f32() * unit);
+    });
+    if let Some(only) = dominant(&block.importance) {
+        best.improve_around::<HIGH>(&block, only, scale, min);
     }
-    let lane = smallest(&affine_errors::<HIGH>(&block, &scales, &mins)).ok_or(block.index)?;
-    let (min, inverse) = (mins[lane], inverse(scales[lane]));
+    let min = block.in_units(best.min);
+    let inverse = inverse(block.in_units(best.scale));
     let quants =
         block.weights.map(|weight| at_most(at_least(round((weight - min) * inverse), 0.0), HIGH as f32) as i32 as u8);
-    Ok((pairs[lane].0, pairs[lane].1, quants))
+    Ok((best.scale, best.min, quants))
+}
+
+/// The smallest and the largest weight.
+#[inline(always)]
+fn ends(weights: &[f32; LEGACY_BLOCK_LEN]) -> (f32, f32) {
+    let (mut low, mut high) = (f32::INFINITY, f32::NEG_INFINITY);
+    for &weight in weights {
+        low = at_most(weight, low);
+        high = at_least(weight, high);
+    }
+    (low, high)
+}
+
+/// The column that is more important than all others together.
+#[inline(always)]
+fn dominant(importance: &[f32; LEGACY_BLOCK_LEN]) -> Option<usize> {
+    let (mut largest, mut total) = (0, 0.0);
+    for (i, &value) in importance.iter().enumerate() {
+        total += value;
+        if value > importance[largest] {
+            largest = i;
+        }
+    }
+    (2.0 * importance[largest] > total).then_some(largest)
+}
+
+/// The best stored scale and minimum so far.
+struct Best {
+    error: f32,
+    scale: F16,
+    min: F16,
+}
+
+impl Best {
+    /// Takes the best of these pairs if it is better.
+    #[inline(always)]
+    fn improve<const HIGH: i32>(&mut self, block: &Block, pair: impl Fn(usize) -> (F16, F16)) {
+        let (mut scales, mut mins) = ([0.0; LANES], [0.0; LANES]);
+        for lane in 0..LANES {
+            let (scale, min) = pair(lane);
+            (scales[lane], mins[lane]) = (block.in_units(scale), block.in_units(min));
+        }
+        let errors = affine_errors::<HIGH>(block, &scales, &mins);
+        if let Some(lane) = smallest(&errors)
+            && errors[lane] < self.error
+        {
+            self.error = errors[lane];
+            (self.scale, self.min) = pair(lane);
+        }
+    }
+
+    /// Where nearly only the weight `only` matters, it is the digits of half precision that count: pairs that meet it.
+    #[inline(never)]
+    fn improve_around<const HIGH: i32>(&mut self, block: &Block, only: usize, scale: F16, min: F16) {
+        let factor = power_of_two(block.exponent);
+        let weight = block.weights[only];
+        // With a scale nearby, the minimum that is left for this weight. Multiples of scales that end in zeros, of which
+        // lanes 8 to 15 are, need no rounding.
+        self.improve::<HIGH>(block, |lane| {
+            let steps = lane as i32 % 8 - 4;
+            let scale = if lane < 8 { neighbour(scale, steps) } else { neighbour(F16(scale.0 & !31), 32 * steps) };
+            let step = block.in_units(scale);
+            let quant = round((weight - block.in_units(min)) * inverse(step));
+            (scale, capped_f16((weight - step * at_most(at_least(quant, 0.0), HIGH as f32)) * factor))
+        });
+        // This weight as the minimum, and what is above or below it in steps.
+        let (low, high) = ends(&block.weights);
+        self.improve::<HIGH>(block, |lane| {
+            let range = if lane < 8 { high - weight } else { low - weight };
+            let share = (lane % 8 + 1) as f32 / (8 * HIGH) as f32;
+            (capped_f16(range * share * factor), capped_f16(weight * factor))
+        });
+    }
 }
 
 /// The half-precision number `steps` away in magnitude; not beyond zero or the largest.
@@ -191,8 +271,9 @@ impl Ranges {
     /// Scale and minimum with the smallest error found, in the units of the block.
     #[inline(always)]
     fn search<const HIGH: i32>(block: &Block) -> (f32, f32) {
-        // How many steps of the range are cut off below and above: all pairs of four numbers, twice.
-        const CUTS: [[f32; 4]; 2] = [[-0.3, 0.3, 0.9, 1.8], [0.0, 0.6, 1.3, 2.6]];
+        // How many steps of the range are cut off below and above: all pairs of four numbers, twice. A range
+        // one step short, with its middle on a level, suits weights of three values.
+        const CUTS: [[f32; 4]; 2] = [[-0.53, 0.3, 0.9, 1.8], [0.0, 0.6, 1.3, 2.6]];
         const REFITS: usize = 3;
         // Around their mean, so that a large common part costs no digits in the sums.
         let (mut total, mut sum) = (0.0, 0.0);
@@ -203,11 +284,7 @@ impl Ranges {
         let mean = sum / total;
         let mut centred = *block;
         centred.weights = block.weights.map(|weight| weight - mean);
-        let (mut low, mut high) = (f32::INFINITY, f32::NEG_INFINITY);
-        for &weight in &centred.weights {
-            low = at_most(weight, low);
-            high = at_least(weight, high);
-        }
+        let (low, high) = ends(&centred.weights);
         let range = high - low;
         let mut best = Self { scales: [0.0; LANES], mins: [0.0; LANES] };
         let mut gains = [0.0; LANES];
@@ -238,11 +315,19 @@ impl Ranges {
     #[inline(always)]
     fn improve<const HIGH: i32>(&mut self, ranges: &Self, block: &Block, total: f32, gains: &mut Lanes) {
         let inverse = inverses(&ranges.scales);
+        // Quants are counted from the one nearest to the mean: where one weight is nearly all that matters, it is the mean,
+        // counts as zero, and the determinant below is no difference of large numbers.
+        let (mut origins, mut lows, mut highs) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+        for lane in 0..LANES {
+            lows[lane] = -at_most(at_least(round(-ranges.mins[lane] * inverse[lane]), 0.0), HIGH as f32);
+            highs[lane] = HIGH as f32 + lows[lane];
+            origins[lane] = ranges.mins[lane] - lows[lane] * ranges.scales[lane];
+        }
         let (mut ones, mut squares, mut dot) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
         for (&weight, &importance) in block.weights.iter().zip(&block.importance) {
             let weighted = importance * weight;
             for lane in 0..LANES {
-                let quant = at_most(at_least(round((weight - ranges.mins[lane]) * inverse[lane]), 0.0), HIGH as f32);
+                let quant = at_most(at_least(round((weight - origins[lane]) * inverse[lane]), lows[lane]), highs[lane]);
                 let part = importance * quant;
                 ones[lane] += part;
                 squares[lane] += part * quant;
@@ -258,7 +343,7 @@ impl Ranges {
             let better = determinant > 0.0 && gain > gains[lane];
             gains[lane] = if better { gain } else { gains[lane] };
             self.scales[lane] = if better { scale } else { self.scales[lane] };
-            self.mins[lane] = if better { -scale * ones[lane] / total } else { self.mins[lane] };
+            self.mins[lane] = if better { scale * (lows[lane] - ones[lane] / total) } else { self.mins[lane] };
         }
     }
 }
@@ -267,6 +352,7 @@ impl Ranges {
 mod tests {
     use super::super::lanes::samples;
     use super::*;
+    use crate::blocks::Encode;
 
     fn scaled(scale: f32, values: std::ops::RangeInclusive<i32>) -> Vec<f32> {
         values.map(|value| scale * value as f32).collect()
@@ -309,6 +395,31 @@ mod tests {
         }
         assert_eq!(samples::round_trip::<BlockQ4_1>(&[0.75; 32], None), [0.75; 32]);
         assert_eq!(samples::round_trip::<BlockQ5_1>(&[-3.0; 32], None), [-3.0; 32]);
+    }
+
+    /// One column is all that matters, and then some of the others do.
+    #[test]
+    fn a_dominant_column_is_met() {
+        fn check<F: Encode>() {
+            let weights = samples::weights(3200, 6);
+            let mut importance = vec![1e-4; weights.len()];
+            for (at, important) in importance.iter_mut().enumerate().filter(|(at, _)| at % 32 == at / 32 % 32) {
+                *important = if at < 1600 { 32.0 } else { 0.01 };
+            }
+            let decoded = samples::round_trip::<F>(&weights, Some(&importance));
+            for at in (0..weights.len()).step_by(32) {
+                let (weights, decoded) = (&weights[at..at + 32], &decoded[at..at + 32]);
+                let importance = Some(&importance[at..at + 32]);
+                let (found, zeros) =
+                    (samples::error(weights, decoded, importance), samples::error(weights, &[0.0; 32], importance));
+                assert!(found <= zeros, "{} block at {at}: {found}, zeros {zeros}", F::TYPE);
+            }
+            let equal = samples::error(&weights, &samples::round_trip::<F>(&weights, None), Some(&importance));
+            let found = samples::error(&weights, &decoded, Some(&importance));
+            assert!(found < 0.05 * equal, "{}: {found}, without importance {equal}", F::TYPE);
+        }
+        check::<BlockQ4_1>();
+        check::<BlockQ5_1>();
     }
 
     /// -128 would double the range of sums in integer kernels.
