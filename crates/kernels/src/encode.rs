@@ -172,7 +172,7 @@ impl std::ops::AddAssign for ErrorSums {
 /// or instruction set.
 ///
 /// # Errors
-/// Those of [`decode_row`](hublabio_gguf::decode_row) and [`encode_row`](hublabio_gguf::encode_row); also
+/// Those of [`decode_row`] and [`encode_row`](hublabio_gguf::encode_row); also
 /// [`Error::NotEncodable`] for a weight that is not finite before or after, in plain number types too. Of several bad
 /// weights the first is named, its index counted from the start of `source`.
 ///

@@ -1,7 +1,7 @@
 //! Collecting an importance matrix: a text through the model, and the squares of what meets each matrix summed up.
 //!
 //! The file formats are in `importance_matrix.rs`; the engine shows its products through
-//! [`ProductObserver`](hublabio_engine::ProductObserver).
+//! [`ProductObserver`].
 
 use std::ops::ControlFlow;
 
