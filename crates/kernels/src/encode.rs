@@ -4,9 +4,7 @@
 //! wider registers.
 
 use hublabio_gguf::blocks::{Encode, Format, simple};
-use hublabio_gguf::{
-    BF16, Error, F16, GgmlType, Importance, decode_blocks, decode_row, encode_blocks, with_encoder, with_format,
-};
+use hublabio_gguf::{Error, GgmlType, Importance, decode_blocks, encode_blocks, with_encoder, with_format};
 
 use crate::simd::{Isa, Operation, Simd};
 use crate::team::{SharedMut, ThreadTeam};
@@ -115,20 +113,7 @@ impl Operation for DecodePlain<'_> {
 
     #[inline(always)]
     fn eval<S: Simd>(self, _s: S) -> Self::Output {
-        match self.ty {
-            GgmlType::F16 => {
-                for (weight, &bytes) in self.weights.iter_mut().zip(self.bytes.as_chunks().0) {
-                    *weight = F16::from_le_bytes(bytes).to_f32();
-                }
-            }
-            GgmlType::BF16 => {
-                for (weight, &bytes) in self.weights.iter_mut().zip(self.bytes.as_chunks().0) {
-                    *weight = BF16::from_le_bytes(bytes).to_f32();
-                }
-            }
-            ty => return decode_row(ty, self.bytes, self.weights),
-        }
-        Ok(())
+        simple::decode(self.ty, self.bytes, self.weights)
     }
 }
 
@@ -172,7 +157,7 @@ impl std::ops::AddAssign for ErrorSums {
 /// or instruction set.
 ///
 /// # Errors
-/// Those of [`decode_row`] and [`encode_row`](hublabio_gguf::encode_row); also
+/// Those of [`decode_row`](hublabio_gguf::decode_row) and [`encode_row`](hublabio_gguf::encode_row); also
 /// [`Error::NotEncodable`] for a weight that is not finite before or after, in plain number types too. Of several bad
 /// weights the first is named, its index counted from the start of `source`.
 ///
@@ -316,7 +301,7 @@ fn sums(before: &[f32], after: &[f32], factor: impl Fn(usize) -> f32) -> [f64; 2
 
 #[cfg(test)]
 mod tests {
-    use hublabio_gguf::encode_row;
+    use hublabio_gguf::{decode_row, encode_row};
 
     use super::*;
 

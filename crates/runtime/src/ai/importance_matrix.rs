@@ -99,9 +99,9 @@ impl ImportanceMatrix {
             hublabio_gguf::Error::Write { cause } => io("write", path, cause),
             other => other,
         };
-        let partial = partial_name(path);
+        let partial = super::quantize::partial_name(path);
         let written = (|| {
-            let file = File::create(&partial).map_err(|cause| io("create", &partial, cause))?;
+            let file = File::create(&partial).map_err(|cause| io("create", path, cause))?;
             let mut out = writer.begin(BufWriter::new(file)).map_err(failed)?;
             for values in &data {
                 let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -339,14 +339,6 @@ impl Entry {
             *ours = ours.saturating_add(*theirs);
         }
     }
-}
-
-/// Where a file lies until it is whole: beside its place, hidden, and not shared with another process.
-fn partial_name(path: &Path) -> PathBuf {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}.partial", std::process::id()));
-    path.with_file_name(name)
 }
 
 type Parsed<T> = std::result::Result<T, String>;

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use hublabio_gguf::{GgmlType, GgufFile, SplitLimit, TensorInfo};
 
 pub use mix::{MIXES, Mix};
+pub(in crate::ai) use output::partial_name;
 pub use plan::{PlannedTensor, TensorTypeRule, tensor_type};
 
 use crate::ai::ImportanceMatrix;

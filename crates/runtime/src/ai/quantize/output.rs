@@ -47,10 +47,10 @@ impl Pending {
 
     /// Creates the file for part `part` under its other name.
     pub(super) fn create(&self, part: usize) -> Result<File> {
-        let path = &self.files[part].partial;
+        let PendingFile { partial, place, .. } = &self.files[part];
         // One that a crash left behind under our process id is nobody's.
-        let opened = OpenOptions::new().write(true).create(true).truncate(true).open(path);
-        opened.map_err(|cause| io("create", path, cause))
+        let opened = OpenOptions::new().write(true).create(true).truncate(true).open(partial);
+        opened.map_err(|cause| io("create", place, cause))
     }
 
     /// Where part `part` will be.
@@ -133,8 +133,8 @@ fn same_file(a: &Path, b: &Path) -> bool {
     }
 }
 
-/// Beside its place and hidden, and not shared with another process.
-fn partial_name(place: &Path) -> PathBuf {
+/// Where a file lies until it is whole: beside its place, hidden, and not shared with another process.
+pub(in crate::ai) fn partial_name(place: &Path) -> PathBuf {
     let mut name = OsString::from(".");
     name.push(place.file_name().unwrap_or_default());
     name.push(format!(".{}.partial", std::process::id()));
