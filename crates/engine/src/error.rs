@@ -64,7 +64,21 @@ pub enum Error {
         /// The tensor's name.
         tensor: String,
         /// The family.
-        architecture: &'static str,
+        architecture: String,
+    },
+    /// A description of an architecture that makes no sense.
+    #[error("the description of architecture `{architecture}`: {problem}")]
+    BadDescription {
+        /// Its name.
+        architecture: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// An adapter that does not fit the model.
+    #[error("this adapter cannot be used: {problem}")]
+    BadAdapter {
+        /// Why not.
+        problem: String,
     },
     /// A shard that the model cannot be cut into.
     #[error("a shard of {problem}")]

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 
 use hublabio_kernels::{
-    ActivationForms, Activations, AttentionRow, Isa, PAGE_POSITIONS, Product, RopeTable, ThreadTeam, add_assign,
-    attention, matmul, rms_norm, rope, swiglu, write_page,
+    ActivationForms, Activations, AttentionRow, Isa, NormKind, PAGE_POSITIONS, Product, RopeTable, ThreadTeam,
+    activate, add_assign, add_scaled, attention, gated, layer_norm, matmul, norm_heads, rms_norm, rope, scale,
+    soft_cap, write_page,
 };
 
 use crate::TokenIndex;
+use crate::adapter::ActiveAdapter;
 use crate::error::{Error, Result};
-use crate::kv::{KvCache, SequenceId};
-use crate::model::{Layer, Linear, Matrix, Model};
+use crate::experts::ExpertBuffers;
+use crate::kv::{KvCache, PageView, SequenceId};
+use crate::model::{FeedForward, HeadNorm, Layer, Linear, Matrix, Mlp, Model, Norm};
 use crate::observer::ProductObserver;
 
 /// One row of a batch: a token of a sequence, appended at a position.
@@ -35,19 +38,30 @@ pub enum Input<'a> {
     Hidden(&'a [f32]),
 }
 
+/// What comes out of a shard's last layer, where it is the model's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Goal {
+    Logits,
+    /// The residual stream after the last norm.
+    States,
+}
+
 /// Runs a model (or a shard of one) on a thread team. Holds the buffers of the pass.
 pub struct Runner {
     model: Arc<Model>,
     team: ThreadTeam,
     isa: Isa,
     buffers: Buffers,
+    adapters: Vec<ActiveAdapter>,
 }
 
 /// Everything that a pass writes, kept from one to the next. Shapes are `[rows of the batch, …]`.
 #[derive(Default)]
-struct Buffers {
+pub(crate) struct Buffers {
     /// The residual stream, `[d_model]`.
-    x: Vec<f32>,
+    pub x: Vec<f32>,
+    /// What a half-layer reads of it, normalised, `[d_model]`.
+    normed: Vec<f32>,
     /// What a half-layer adds to it, `[d_model]`.
     delta: Vec<f32>,
     query: Vec<f32>,
@@ -57,7 +71,12 @@ struct Buffers {
     gate: Vec<f32>,
     up: Vec<f32>,
     activations: Activations,
-    rope: RopeTable,
+    /// Rotations of layers that see everything, and of those that see a window.
+    rope: [RopeTable; 2],
+    pub experts: ExpertBuffers,
+    /// Products with the two matrices of an adapter.
+    low_rank: [Vec<f32>; 2],
+    low_rank_activations: Activations,
     /// Logits `[wanted rows, vocab_size]`, or the residual stream where the shard has no head.
     result: Vec<f32>,
 }
@@ -66,7 +85,7 @@ impl Runner {
     /// For `model`, with `threads` threads in all, on the instruction set `isa`. Neither changes any result.
     #[must_use]
     pub fn new(model: Arc<Model>, threads: usize, isa: Isa) -> Self {
-        Self { model, team: ThreadTeam::new(threads), isa, buffers: Buffers::default() }
+        Self { model, team: ThreadTeam::new(threads), isa, buffers: Buffers::default(), adapters: Vec::new() }
     }
 
     /// The model.
@@ -87,9 +106,16 @@ impl Runner {
         self.isa
     }
 
+    /// Computes with these adapters from now on, in place of those before. Sequences that were computed with others go on as
+    /// if they had been computed with these: begin new ones.
+    pub fn set_adapters(&mut self, adapters: Vec<ActiveAdapter>) {
+        self.adapters = adapters;
+    }
+
     /// Appends `rows` to their sequences and computes them. Returns the logits of the wanted rows,
-    /// `[wanted, vocab_size]`, or of all rows the residual stream `[rows, d_model]` where this
-    /// shard does not end with the last layer.
+    /// `[wanted, vocab_size]`; for an encoder their states, `[wanted, d_model]`; or of all rows the residual stream
+    /// `[rows, d_model]` where this shard does not end with the last layer. The rows of an encoder's text come in
+    /// one batch, because each sees all others.
     ///
     /// # Errors
     /// When a row does not continue its sequence, a token is out of the vocabulary, the cache is full, or a logit is
@@ -98,7 +124,20 @@ impl Runner {
     /// # Panics
     /// When `cache` was made for another model.
     pub fn forward(&mut self, cache: &mut KvCache, rows: &[Row], input: Input<'_>) -> Result<&[f32]> {
-        self.append(cache, rows, input, None)?;
+        self.append(cache, rows, input, Goal::Logits, None)?;
+        Ok(&self.buffers.result)
+    }
+
+    /// As [`Self::forward`], for the states after the last norm in place of logits, `[wanted, d_model]`: what embeddings
+    /// are pooled from.
+    ///
+    /// # Errors
+    /// Those of [`Self::forward`].
+    ///
+    /// # Panics
+    /// When `cache` was made for another model.
+    pub fn states(&mut self, cache: &mut KvCache, rows: &[Row], input: Input<'_>) -> Result<&[f32]> {
+        self.append(cache, rows, input, Goal::States, None)?;
         Ok(&self.buffers.result)
     }
 
@@ -118,7 +157,8 @@ impl Runner {
         input: Input<'_>,
         observer: &mut dyn ProductObserver,
     ) -> Result<()> {
-        self.append(cache, rows, input, Some(observer))
+        let goal = if observer.wants_head() { Goal::Logits } else { Goal::States };
+        self.append(cache, rows, input, goal, Some(observer))
     }
 
     fn append(
@@ -126,11 +166,12 @@ impl Runner {
         cache: &mut KvCache,
         rows: &[Row],
         input: Input<'_>,
+        goal: Goal,
         observer: Option<&mut dyn ProductObserver>,
     ) -> Result<()> {
         let appends = self.check(cache, rows, input)?;
         cache.reserve(&appends)?;
-        if let Err(error) = self.compute(cache, rows, input, observer) {
+        if let Err(error) = self.compute(cache, rows, input, goal, observer) {
             for &(id, _) in &appends {
                 let len = cache.len(id)?;
                 cache.truncate(id, len)?;
@@ -146,47 +187,30 @@ impl Runner {
         cache: &mut KvCache,
         rows: &[Row],
         input: Input<'_>,
+        goal: Goal,
         observer: Option<&mut dyn ProductObserver>,
     ) -> Result<()> {
-        let Self { model, team, isa, buffers } = self;
+        let Self { model, team, isa, buffers, adapters } = self;
         let model = &**model;
-        let h = model.hyperparameters();
-        let mut pass = Pass { model, team, isa: *isa, b: buffers, observer };
+        let mut pass = Pass { model, team, isa: *isa, b: buffers, adapters, observer };
 
         // 1. The residual stream begins as the embeddings, or as what the shard before left.
         pass.begin(rows, input)?;
-        // 2. One table of rotations serves every layer.
-        pass.b.rope.set(rows.iter().map(|r| r.position), &model.inverse_frequencies, 1.0);
+        // 2. Two tables of rotations serve every layer.
+        pass.rotations(cache, rows)?;
         for (i, layer) in model.layers.iter().enumerate() {
             // 3. Attention reads all rows; what follows it in the last layer only the wanted ones.
             pass.attend(i, layer, cache, rows)?;
             if model.head.is_some() && i + 1 == model.layers.len() && pass.observer.is_none() {
                 pass.keep_wanted(rows);
             }
-            pass.project_attended(&layer.output);
+            pass.project_attended(layer);
             // 4. The feed-forward half.
             pass.feed_forward(layer);
         }
         // 5. Logits.
-        let Pass { b, observer, .. } = pass;
-        if observer.as_ref().is_some_and(|observer| !observer.wants_head()) {
-            return check_finite(model, &b.x);
-        }
-        if let Some(head) = &model.head {
-            b.delta.resize(b.x.len(), 0.0);
-            rms_norm(team, *isa, &b.x, &head.norm, h.norm_eps, &mut b.delta);
-            let weights = model.weights(head.output);
-            if let Some(observer) = observer {
-                observer.products(&[model.name(head.output)], &b.delta, h.d_model);
-            }
-            b.activations.set(team, *isa, &b.delta, h.d_model, weights.forms());
-            b.result.resize(b.x.len() / h.d_model * h.vocab_size, 0.0);
-            matmul(team, *isa, &b.activations, &mut [Product { weights, bias: None, out: &mut b.result }]);
-            check_finite(model, &b.result)?;
-        } else {
-            b.result.clone_from(&b.x);
-        }
-        Ok(())
+        pass.finish(goal);
+        check_finite(model, &self.buffers.result)
     }
 
     /// Checks a batch against the model and the cache; how many tokens each sequence gets.
@@ -208,6 +232,7 @@ impl Runner {
             }
             _ => {}
         }
+        let positions_max = self.model.embedding.as_ref().and_then(|e| e.positions).map_or(usize::MAX, |p| p.rows);
         let mut appends: Vec<(SequenceId, usize)> = Vec::new();
         for (i, row) in rows.iter().enumerate() {
             let bad = |problem: String| Err(Error::BadRow { row: i, problem });
@@ -218,9 +243,16 @@ impl Runner {
                 appends.push((row.sequence, 0));
                 appends.len() - 1
             });
-            let expected = cache.len(row.sequence)? + appends[at].1;
-            if row.position as usize != expected {
+            let before = cache.len(row.sequence)?;
+            if row.position as usize != before + appends[at].1 {
+                let expected = before + appends[at].1;
                 return bad(format!("position {} does not continue a sequence of {expected} tokens", row.position));
+            }
+            if row.position as usize >= positions_max {
+                return bad(format!("the model knows {positions_max} positions, and this is number {}", row.position));
+            }
+            if !h.causal && before > 0 {
+                return bad("an encoder reads a text at once: it cannot be continued".into());
             }
             appends[at].1 += 1;
         }
@@ -238,12 +270,13 @@ fn check_finite(model: &Model, values: &[f32]) -> Result<()> {
 }
 
 /// One pass: the model, the machine, the buffers, and who looks.
-struct Pass<'a, 'o> {
-    model: &'a Model,
-    team: &'a ThreadTeam,
-    isa: Isa,
-    b: &'a mut Buffers,
-    observer: Option<&'a mut (dyn ProductObserver + 'o)>,
+pub(crate) struct Pass<'a, 'o> {
+    pub model: &'a Model,
+    pub team: &'a ThreadTeam,
+    pub isa: Isa,
+    pub b: &'a mut Buffers,
+    pub adapters: &'a [ActiveAdapter],
+    pub observer: Option<&'a mut (dyn ProductObserver + 'o)>,
 }
 
 /// A product to compute: the weights, their bias, and where the result goes.
@@ -251,22 +284,54 @@ type Target<'a> = (Matrix, Option<&'a [f32]>, &'a mut Vec<f32>);
 
 impl Pass<'_, '_> {
     fn begin(&mut self, rows: &[Row], input: Input<'_>) -> Result<()> {
-        let d = self.model.hyperparameters().d_model;
+        let h = self.model.hyperparameters();
+        let d = h.d_model;
         self.b.x.resize(rows.len() * d, 0.0);
-        match (input, self.model.embedding) {
-            (Input::Hidden(x), _) => self.b.x.copy_from_slice(x),
-            (Input::Tokens, Some(embedding)) => {
-                for (row, x) in rows.iter().zip(self.b.x.chunks_exact_mut(d)) {
-                    self.model.embed(embedding, row.token as usize, x)?;
-                }
+        let Some(embedding) = self.model.embedding.as_ref().filter(|_| matches!(input, Input::Tokens)) else {
+            let Input::Hidden(x) = input else { unreachable!("check() refuses tokens without embeddings") };
+            self.b.x.copy_from_slice(x);
+            return Ok(());
+        };
+        for (row, x) in rows.iter().zip(self.b.x.chunks_exact_mut(d)) {
+            self.model.row(embedding.tokens, row.token as usize, x)?;
+        }
+        if h.factors.embedding != 1.0 {
+            scale(self.team, &mut self.b.x, h.factors.embedding);
+        }
+        if let Some(token_type) = &embedding.token_type {
+            self.b.x.chunks_exact_mut(d).for_each(|x| x.iter_mut().zip(token_type).for_each(|(x, t)| *x += t));
+        }
+        if let Some(positions) = embedding.positions {
+            let mut position = vec![0.0; d];
+            for (row, x) in rows.iter().zip(self.b.x.chunks_exact_mut(d)) {
+                self.model.row(positions, row.position as usize, &mut position)?;
+                x.iter_mut().zip(&position).for_each(|(x, p)| *x += p);
             }
-            (Input::Tokens, None) => unreachable!("check() refuses tokens without embeddings"),
+        }
+        if let Some(norm) = &embedding.norm {
+            self.norm_stream(norm);
+        }
+        Ok(())
+    }
+
+    /// The rotation of every row. A sequence past the original context has its own factors, from its first token on.
+    fn rotations(&mut self, cache: &KvCache, rows: &[Row]) -> Result<()> {
+        let h = self.model.hyperparameters();
+        let differ = self.model.rotations.iter().any(|r| r.global != r.local);
+        for (local, table) in self.b.rope.iter_mut().enumerate().take(if differ { 2 } else { 1 }) {
+            table.begin(h.rope_dims / 2);
+            for row in rows {
+                let long = usize::from(cache.context(row.sequence)? > h.rope.original_context);
+                let rotations = &self.model.rotations[long];
+                let frequencies = if local == 1 { &rotations.local } else { &rotations.global };
+                table.push(row.position, &frequencies.inverse, frequencies.magnitude);
+            }
         }
         Ok(())
     }
 
     /// `out = x · weightsᵀ + bias` for several weights over the same rows.
-    fn products(&mut self, x: &[f32], targets: &mut [Target<'_>]) {
+    pub fn products(&mut self, x: &[f32], targets: &mut [Target<'_>]) {
         let mut forms = ActivationForms::default();
         let cols = targets[0].0.cols;
         for (matrix, _, _) in targets.iter() {
@@ -276,7 +341,8 @@ impl Pass<'_, '_> {
             forms.per256 |= need.per256;
         }
         if let Some(observer) = &mut self.observer {
-            let names: Vec<&str> = targets.iter().map(|(matrix, _, _)| self.model.name(*matrix)).collect();
+            let mut names: Vec<&str> = targets.iter().map(|(matrix, _, _)| self.model.name(*matrix)).collect();
+            names.dedup();
             observer.products(&names, x, cols);
         }
         let n = x.len() / cols;
@@ -285,25 +351,88 @@ impl Pass<'_, '_> {
             .iter_mut()
             .map(|(matrix, bias, out)| {
                 out.resize(n * matrix.rows, 0.0);
-                Product { weights: self.model.weights(*matrix), bias: *bias, out: out.as_mut_slice() }
+                let weights = self.model.weights(*matrix);
+                Product { x: &self.b.activations, weights, bias: *bias, out: out.as_mut_slice() }
             })
             .collect();
-        matmul(self.team, self.isa, &self.b.activations, &mut products);
+        matmul(self.team, self.isa, &mut products);
+        for adapter in self.adapters {
+            self.adapt(adapter, x, targets);
+        }
     }
 
-    fn norm(&mut self, weight: &[f32]) -> Vec<f32> {
-        let eps = self.model.hyperparameters().norm_eps;
-        let mut normed = std::mem::take(&mut self.b.delta);
-        normed.resize(self.b.x.len(), 0.0);
-        rms_norm(self.team, self.isa, &self.b.x, weight, eps, &mut normed);
-        normed
+    /// `out += scale · B · A · x` for each of the products that an adapter changes.
+    fn adapt(&mut self, adapter: &ActiveAdapter, x: &[f32], targets: &mut [Target<'_>]) {
+        for (matrix, _, out) in targets.iter_mut() {
+            let Some((a, b, scale)) = adapter.pair(matrix.tensor) else { continue };
+            let b = b.rows_range(matrix.first_row, matrix.rows);
+            let [low, high] = &mut self.b.low_rank;
+            let inner = &mut self.b.low_rank_activations;
+            low.resize(x.len() / matrix.cols * a.rows(), 0.0);
+            high.resize(out.len(), 0.0);
+            inner.set(self.team, self.isa, x, matrix.cols, a.forms());
+            matmul(self.team, self.isa, &mut [Product { x: inner, weights: a, bias: None, out: low }]);
+            inner.set(self.team, self.isa, low, a.rows(), b.forms());
+            matmul(self.team, self.isa, &mut [Product { x: inner, weights: b, bias: None, out: high }]);
+            add_scaled(self.team, out, high, scale);
+        }
+    }
+
+    fn norm_into(&self, norm: &Norm, x: &[f32], out: &mut Vec<f32>) {
+        let h = self.model.hyperparameters();
+        out.resize(x.len(), 0.0);
+        match h.architecture.norm {
+            NormKind::Rms => rms_norm(self.team, self.isa, x, &norm.weight, h.norm_eps, out),
+            NormKind::Layer => {
+                layer_norm(self.team, self.isa, x, &norm.weight, norm.bias.as_deref(), h.norm_eps, out);
+            }
+        }
+    }
+
+    /// Normalises the residual stream in its place.
+    fn norm_stream(&mut self, norm: &Norm) {
+        let mut out = std::mem::take(&mut self.b.normed);
+        self.norm_into(norm, &self.b.x, &mut out);
+        std::mem::swap(&mut self.b.x, &mut out);
+        self.b.normed = out;
+    }
+
+    /// What a half-layer reads: the residual stream, normalised where there is a norm before it.
+    fn read_stream(&mut self, norm: Option<&Norm>) {
+        let mut out = std::mem::take(&mut self.b.normed);
+        match norm {
+            Some(norm) => self.norm_into(norm, &self.b.x, &mut out),
+            None => out.clone_from(&self.b.x),
+        }
+        self.b.normed = out;
+    }
+
+    /// Adds `delta` to the residual stream, through the norms after a half-layer.
+    fn add_delta(&mut self, mut delta: Vec<f32>, post_norm: Option<&Norm>, output_norm: Option<&Norm>) {
+        if let Some(norm) = post_norm {
+            let mut normed = std::mem::take(&mut self.b.query);
+            self.norm_into(norm, &delta, &mut normed);
+            std::mem::swap(&mut delta, &mut normed);
+            self.b.query = normed;
+        }
+        let factor = self.model.hyperparameters().factors.residual;
+        if factor == 1.0 {
+            add_assign(self.team, &mut self.b.x, &delta);
+        } else {
+            add_scaled(self.team, &mut self.b.x, &delta, factor);
+        }
+        self.b.delta = delta;
+        if let Some(norm) = output_norm {
+            self.norm_stream(norm);
+        }
     }
 
     /// Attention of all rows: reads `x`, leaves `attended` `[rows, n_heads · value_dim]`.
     fn attend(&mut self, index: usize, layer: &Layer, cache: &mut KvCache, rows: &[Row]) -> Result<()> {
         let h = self.model.hyperparameters();
         let shape = *cache.shape();
-        let normed = self.norm(&layer.attention_norm);
+        self.read_stream(layer.attention_norm.as_ref());
+        let normed = std::mem::take(&mut self.b.normed);
         let mut query = std::mem::take(&mut self.b.query);
         let mut key = std::mem::take(&mut self.b.key);
         let mut value = std::mem::take(&mut self.b.value);
@@ -315,28 +444,44 @@ impl Pass<'_, '_> {
                 (layer.value.weight, layer.value.bias.as_deref(), &mut value),
             ],
         );
+        let norm_of_heads = |norm: &Option<HeadNorm>, x: &mut [f32]| {
+            if let Some(norm) = norm {
+                let kind = h.architecture.attention.query_key_norm_kind;
+                norm_heads(self.team, self.isa, kind, x, &norm.weight, norm.dim, h.norm_eps);
+            }
+        };
+        norm_of_heads(&layer.query_norm, &mut query);
+        norm_of_heads(&layer.key_norm, &mut key);
         let (q_width, k_width, v_width) = (h.n_heads * h.key_dim, h.n_kv_heads * h.key_dim, h.n_kv_heads * h.value_dim);
-        let pairing = h.architecture.rope;
-        rope(self.team, &mut query, h.key_dim, q_width, &self.b.rope, pairing);
-        rope(self.team, &mut key, h.key_dim, k_width, &self.b.rope, pairing);
+        if let Some(pairing) = h.architecture.rope.pairing.kernel().filter(|_| layer.kind.turns) {
+            let differ = self.model.rotations.iter().any(|r| r.global != r.local);
+            let table = &self.b.rope[usize::from(differ && layer.kind.windowed)];
+            rope(self.team, &mut query, h.key_dim, q_width, table, pairing);
+            rope(self.team, &mut key, h.key_dim, k_width, table, pairing);
+        }
 
         for (row, (k, v)) in rows.iter().zip(key.chunks_exact(k_width).zip(value.chunks_exact(v_width))) {
             let position = row.position as usize;
             let page = cache.page_mut(row.sequence, position, index)?;
             write_page(self.isa, &shape, page, position % PAGE_POSITIONS, k, v);
         }
-        let mut sequences: Vec<(SequenceId, Vec<&[u16]>)> = Vec::new();
+        // The pages of each sequence, and how long it is with this batch.
+        let mut sequences: Vec<(SequenceId, PageView<'_>, usize)> = Vec::new();
         for row in rows {
-            if !sequences.iter().any(|(id, _)| *id == row.sequence) {
-                sequences.push((row.sequence, cache.pages(row.sequence, index)?));
+            let end = row.position as usize + 1;
+            match sequences.iter_mut().find(|(id, ..)| *id == row.sequence) {
+                Some((_, _, len)) => *len = end,
+                None => sequences.push((row.sequence, cache.pages(row.sequence, index)?, end)),
             }
         }
         let views: Vec<AttentionRow<'_>> = rows
             .iter()
             .map(|row| {
-                let (_, pages) =
-                    sequences.iter().find(|(id, _)| *id == row.sequence).expect("collected from the same rows");
-                AttentionRow { pages, len: row.position as usize + 1 }
+                let (_, view, len) =
+                    sequences.iter().find(|(id, ..)| *id == row.sequence).expect("collected from the same rows");
+                let position = row.position as usize;
+                let (pages, skip, len) = view.seen(position, if h.causal { position + 1 } else { *len });
+                AttentionRow { pages, skip, len }
             })
             .collect();
         self.b.attended.resize(rows.len() * h.n_heads * h.value_dim, 0.0);
@@ -344,11 +489,11 @@ impl Pass<'_, '_> {
         self.b.query = query;
         self.b.key = key;
         self.b.value = value;
-        self.b.delta = normed;
+        self.b.normed = normed;
         Ok(())
     }
 
-    /// Drops the rows that nobody wants from `x` and `attended`.
+    /// Drops the rows that nobody wants from `x` and `attended`, and from what attention read.
     fn keep_wanted(&mut self, rows: &[Row]) {
         let keep = |data: &mut Vec<f32>| {
             let width = data.len() / rows.len().max(1);
@@ -360,32 +505,88 @@ impl Pass<'_, '_> {
             data.truncate(kept);
         };
         keep(&mut self.b.x);
+        keep(&mut self.b.normed);
         keep(&mut self.b.attended);
     }
 
     /// `x += attended · outputᵀ`
-    fn project_attended(&mut self, output: &Linear) {
+    fn project_attended(&mut self, layer: &Layer) {
         let attended = std::mem::take(&mut self.b.attended);
         let mut delta = std::mem::take(&mut self.b.delta);
-        self.products(&attended, &mut [(output.weight, output.bias.as_deref(), &mut delta)]);
-        add_assign(self.team, &mut self.b.x, &delta);
+        self.products(&attended, &mut [(layer.output.weight, layer.output.bias.as_deref(), &mut delta)]);
         self.b.attended = attended;
-        self.b.delta = delta;
+        self.add_delta(delta, layer.post_attention_norm.as_ref(), layer.attention_output_norm.as_ref());
     }
 
-    /// `x += down(silu(gate(norm(x))) · up(norm(x)))`
+    /// `x += feed_forward(norm(x))`
     fn feed_forward(&mut self, layer: &Layer) {
-        let mut delta = self.norm(&layer.ff_norm);
-        let mut gate = std::mem::take(&mut self.b.gate);
-        let mut up = std::mem::take(&mut self.b.up);
-        self.products(&delta, &mut [(layer.gate, None, &mut gate), (layer.up, None, &mut up)]);
-        if !gate.is_empty() {
-            swiglu(self.team, self.isa, &mut gate, &up, layer.gate.rows);
+        let beside = self.model.hyperparameters().architecture.feed_forward.parallel && layer.ff_norm.is_none();
+        if !beside {
+            self.read_stream(layer.ff_norm.as_ref());
         }
-        self.products(&gate, &mut [(layer.down, None, &mut delta)]);
-        add_assign(self.team, &mut self.b.x, &delta);
+        let normed = std::mem::take(&mut self.b.normed);
+        let mut delta = std::mem::take(&mut self.b.delta);
+        match &layer.feed_forward {
+            FeedForward::Dense(mlp) => self.mlp(mlp, &normed, &mut delta),
+            FeedForward::Experts(experts) => self.mixture(experts, &normed, &mut delta),
+        }
+        self.b.normed = normed;
+        self.add_delta(delta, layer.post_ff_norm.as_ref(), layer.output_norm.as_ref());
+    }
+
+    /// `out = down(act(gate(x)) · up(x))`, or `down(act(up(x)))` without a gate.
+    pub fn mlp(&mut self, mlp: &Mlp, x: &[f32], out: &mut Vec<f32>) {
+        let activation = self.model.hyperparameters().architecture.feed_forward.activation;
+        let mut up = std::mem::take(&mut self.b.up);
+        let mut gate = std::mem::take(&mut self.b.gate);
+        let width = mlp.up.weight.rows;
+        let up_target = |up| (mlp.up.weight, mlp.up.bias.as_deref(), up);
+        let inner = match &mlp.gate {
+            Some(linear) => {
+                let gate_target = (linear.weight, linear.bias.as_deref(), &mut gate);
+                self.products(x, &mut [gate_target, up_target(&mut up)]);
+                gated(self.team, self.isa, activation, &mut gate, &up, width);
+                &gate
+            }
+            None => {
+                self.products(x, &mut [up_target(&mut up)]);
+                activate(self.team, self.isa, activation, &mut up, width);
+                &up
+            }
+        };
+        self.products(inner, &mut [(mlp.down.weight, mlp.down.bias.as_deref(), out)]);
         self.b.gate = gate;
         self.b.up = up;
-        self.b.delta = delta;
+    }
+
+    /// The residual stream becomes the result: logits, states, or itself.
+    fn finish(&mut self, goal: Goal) {
+        let Some(head) = &self.model.head else {
+            self.b.result.clone_from(&self.b.x);
+            return;
+        };
+        // A pass that is watched for its blocks alone needs no head: the stream shows whether all went well.
+        if self.observer.is_some() && goal == Goal::States {
+            self.b.result.clone_from(&self.b.x);
+            return;
+        }
+        self.read_stream(head.norm.as_ref());
+        let states = std::mem::take(&mut self.b.normed);
+        let mut result = std::mem::take(&mut self.b.result);
+        match &head.output {
+            Some(Linear { weight, bias }) if goal == Goal::Logits => {
+                self.products(&states, &mut [(*weight, bias.as_deref(), &mut result)]);
+                let factors = self.model.hyperparameters().factors;
+                if factors.logits != 1.0 {
+                    scale(self.team, &mut result, factors.logits);
+                }
+                if factors.logit_cap > 0.0 {
+                    soft_cap(self.team, self.isa, &mut result, factors.logit_cap);
+                }
+            }
+            _ => result.clone_from(&states),
+        }
+        self.b.normed = states;
+        self.b.result = result;
     }
 }

@@ -5,7 +5,7 @@
 //! of its. It computes nothing by itself: every number comes from `hublabio-kernels`.
 //!
 //! Where to go next: [`Architecture`] says in data what differs between model families;
-//! [`Model::open`] binds a file's tensors to it; [`Runner::forward`] is the one forward pass;
+//! [`Model::open`] binds a file's tensors to it; [`Adapter`] changes what they compute; [`Runner::forward`] is the one forward pass;
 //! [`KvCache`] owns pages and sequences; [`sampling`] turns logits into a token.
 //!
 //! Invariants: a batch is rows of (sequence, position, token) and nothing else, so a prompt, a
@@ -13,21 +13,26 @@
 //! to the bit; a model is always a [`Shard`], of which the whole model is the simplest.
 #![forbid(unsafe_code)]
 
-mod architecture;
+mod adapter;
+pub mod architecture;
+mod bind;
 mod error;
+mod experts;
 mod forward;
 mod hyperparameters;
 mod kv;
 mod model;
 mod observer;
 mod random;
+mod rope;
 pub mod sampling;
 
-pub use architecture::{Architecture, Presence, find_architecture};
+pub use adapter::{ActiveAdapter, Adapter};
+pub use architecture::{Architecture, find_architecture};
 pub use error::{Error, Result};
 pub use forward::{Input, Row, Runner};
 pub use hublabio_kernels::{Isa, KvType, ThreadTeam};
-pub use hyperparameters::Hyperparameters;
+pub use hyperparameters::{ExpertNumbers, Hyperparameters, Pooling};
 pub use kv::{KvCache, SequenceId};
 pub use model::{Model, Shard};
 pub use observer::ProductObserver;

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use hublabio_gguf::{GgmlType, GgufFile, TensorView, decode_row};
 use hublabio_kernels::{AttentionShape, KvType, WeightMatrix};
 
-use crate::architecture::Presence;
+use crate::architecture::Architecture;
+use crate::bind::Binder;
 use crate::error::{Error, Result};
-use crate::hyperparameters::Hyperparameters;
+use crate::hyperparameters::{Hyperparameters, LayerKind};
 use crate::kv::KvCache;
+use crate::rope::Frequencies;
 
 /// The part of a model that one node holds.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -37,12 +39,22 @@ impl Shard {
     }
 }
 
-/// A matrix in the file: which tensor, and its checked shape.
+/// A matrix in the file: rows of a tensor, all of them or a part, and its checked shape.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Matrix {
-    tensor: usize,
+    pub tensor: usize,
+    pub first_row: usize,
     pub rows: usize,
     pub cols: usize,
+    /// Rows of the whole tensor.
+    pub tensor_rows: usize,
+}
+
+impl Matrix {
+    /// The matrix of expert `i`, where this is the first of a stack.
+    pub fn expert(self, i: usize) -> Self {
+        Self { first_row: self.first_row + i * self.rows, ..self }
+    }
 }
 
 /// A matrix and its bias.
@@ -53,36 +65,113 @@ pub(crate) struct Linear {
     pub bias: Option<Vec<f32>>,
 }
 
+impl Linear {
+    /// Its rows `first … first + n` alone.
+    pub fn rows(&self, first: usize, n: usize) -> Self {
+        let weight = Matrix { first_row: self.weight.first_row + first, rows: n, ..self.weight };
+        Self { weight, bias: self.bias.as_ref().map(|bias| bias[first..first + n].to_vec()) }
+    }
+}
+
+/// A norm of the residual stream.
+#[derive(Clone, Debug)]
+pub(crate) struct Norm {
+    /// `[d_model]`
+    pub weight: Vec<f32>,
+    /// `[d_model]`, of a `LayerNorm`.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// A norm of queries or keys.
+#[derive(Clone, Debug)]
+pub(crate) struct HeadNorm {
+    /// `[dim]`, or `[heads · dim]` where each head has its own.
+    pub weight: Vec<f32>,
+    /// Values that are normalised together: a head, or all of them.
+    pub dim: usize,
+}
+
 /// One transformer block.
 #[derive(Clone, Debug)]
 pub(crate) struct Layer {
-    /// `[d_model]`
-    pub attention_norm: Vec<f32>,
+    pub kind: LayerKind,
+    pub attention_norm: Option<Norm>,
     /// `[n_heads · key_dim, d_model]`
     pub query: Linear,
     /// `[n_kv_heads · key_dim, d_model]`
     pub key: Linear,
     /// `[n_kv_heads · value_dim, d_model]`
     pub value: Linear,
+    pub query_norm: Option<HeadNorm>,
+    pub key_norm: Option<HeadNorm>,
     /// `[d_model, n_heads · value_dim]`
     pub output: Linear,
-    /// `[d_model]`
-    pub ff_norm: Vec<f32>,
-    /// `[d_ff, d_model]`
-    pub gate: Matrix,
-    /// `[d_ff, d_model]`
-    pub up: Matrix,
-    /// `[d_model, d_ff]`
-    pub down: Matrix,
+    pub post_attention_norm: Option<Norm>,
+    pub attention_output_norm: Option<Norm>,
+    pub ff_norm: Option<Norm>,
+    pub feed_forward: FeedForward,
+    pub post_ff_norm: Option<Norm>,
+    pub output_norm: Option<Norm>,
 }
 
-/// What turns the residual stream into logits.
+/// The feed-forward half of a block.
+#[derive(Clone, Debug)]
+pub(crate) enum FeedForward {
+    Dense(Mlp),
+    Experts(Experts),
+}
+
+/// Two or three matrices around an activation.
+#[derive(Clone, Debug)]
+pub(crate) struct Mlp {
+    /// `[d_ff, d_model]`
+    pub gate: Option<Linear>,
+    /// `[d_ff, d_model]`
+    pub up: Linear,
+    /// `[d_model, d_ff]`
+    pub down: Linear,
+}
+
+/// A sparse mixture of experts. The stacks hold one matrix per expert, [`Matrix::expert`].
+#[derive(Clone, Debug)]
+pub(crate) struct Experts {
+    /// `[n_experts, d_model]`
+    pub router: Matrix,
+    /// `[n_experts][d_ff, d_model]`
+    pub gate: Option<Matrix>,
+    /// `[n_experts][d_ff, d_model]`
+    pub up: Matrix,
+    /// `[n_experts][d_model, d_ff]`
+    pub down: Matrix,
+    pub shared: Option<SharedExpert>,
+}
+
+/// The expert that takes part in every token.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedExpert {
+    /// `[1, d_model]`: its weight is the sigmoid of this product.
+    pub router: Option<Matrix>,
+    pub mlp: Mlp,
+}
+
+/// What makes tokens the residual stream.
+#[derive(Clone, Debug)]
+pub(crate) struct Embedding {
+    /// `[vocab_size, d_model]`
+    pub tokens: Matrix,
+    /// `[at least context_length, d_model]`
+    pub positions: Option<Matrix>,
+    /// `[d_model]`, added to every token.
+    pub token_type: Option<Vec<f32>>,
+    pub norm: Option<Norm>,
+}
+
+/// What ends the last layer.
 #[derive(Clone, Debug)]
 pub(crate) struct Head {
-    /// `[d_model]`
-    pub norm: Vec<f32>,
-    /// `[vocab_size, d_model]`; the embeddings where the file ties them.
-    pub output: Matrix,
+    pub norm: Option<Norm>,
+    /// `[vocab_size, d_model]`, the embeddings where the file ties them; an encoder has none.
+    pub output: Option<Linear>,
 }
 
 /// A model, or the shard of one, ready for [`Runner`](crate::Runner).
@@ -90,21 +179,44 @@ pub struct Model {
     file: Arc<GgufFile>,
     hyperparameters: Hyperparameters,
     pub(crate) layer_range: Range<usize>,
-    /// `[vocab_size, d_model]`, where the shard begins with the first layer.
-    pub(crate) embedding: Option<Matrix>,
+    /// Where the shard begins with the first layer.
+    pub(crate) embedding: Option<Embedding>,
     pub(crate) layers: Vec<Layer>,
     pub(crate) head: Option<Head>,
-    pub(crate) inverse_frequencies: Vec<f32>,
+    /// Rotations of sequences within the original context, and of longer ones: one and the same unless the file has two
+    /// sets of factors.
+    pub(crate) rotations: [Rotations; 2],
+    /// Tensors in the order of the forward pass.
+    order: Vec<usize>,
+}
+
+/// The rotary frequencies of layers that see everything, and of those that see a window.
+#[derive(PartialEq)]
+pub(crate) struct Rotations {
+    pub global: Frequencies,
+    pub local: Frequencies,
 }
 
 impl Model {
-    /// Binds and checks the tensors of `shard`. Weights stay in the file; only norms and biases are copied.
+    /// Binds and checks the tensors of `shard`, as the built-in description of the file's family says. Weights stay in the
+    /// file; only norms and biases are copied.
     ///
     /// # Errors
     /// Names the key or tensor that is missing, has the wrong shape or a type without kernels, and
-    /// any tensor of a block that the forward pass would ignore.
+    /// any tensor of the file that the forward pass would ignore.
     pub fn open(file: Arc<GgufFile>, shard: &Shard) -> Result<Self> {
-        let hyperparameters = Hyperparameters::read(&file)?;
+        Self::open_described(file, shard, None)
+    }
+
+    /// As [`Self::open`], as `description` says where there is one.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`] and of [`Architecture::check`].
+    pub fn open_described(file: Arc<GgufFile>, shard: &Shard, description: Option<Architecture>) -> Result<Self> {
+        if let Some(description) = &description {
+            description.check()?;
+        }
+        let hyperparameters = Hyperparameters::read(&file, description.map(Arc::new))?;
         let h = &hyperparameters;
         let layer_range = shard.layers.clone().unwrap_or(0..h.n_layers);
         if layer_range.is_empty() || layer_range.end > h.n_layers {
@@ -119,19 +231,20 @@ impl Model {
             );
             return Err(Error::BadShard { problem });
         }
-        let mut binder = Binder { file: &file, used: vec![false; file.tensors().len()] };
-        let embedding = binder.matrix("token_embd.weight", h.vocab_size, h.d_model)?;
-        let layers = layer_range.clone().map(|i| binder.layer(i, h)).collect::<Result<_>>()?;
-        let head = (layer_range.end == h.n_layers).then(|| binder.head(h, embedding)).transpose()?;
-        let factors = binder.optional_vector("rope_freqs.weight", h.rope_dims / 2)?;
-        if let Some(bad) = factors.iter().flatten().find(|f| !f.is_finite() || **f <= 0.0) {
-            let problem = format!("`rope_freqs.weight` holds {bad}, not a positive number");
-            return Err(Error::BadKey { key: "rope_freqs.weight".into(), problem });
-        }
-        binder.refuse_unused(h, &layer_range)?;
-        let inverse_frequencies = h.inverse_frequencies(factors.as_deref());
+        let mut binder = Binder::new(&file, h);
+        let embedding = binder.embedding()?;
+        let factors = binder.frequency_factors()?;
+        let layers = layer_range.clone().map(|i| binder.layer(i)).collect::<Result<_>>()?;
+        let head = (layer_range.end == h.n_layers).then(|| binder.head(&embedding)).transpose()?;
+        binder.leave_to_others(&layer_range);
+        binder.refuse_unused()?;
+        let order = binder.into_order();
+        let rotations = [false, true].map(|long| Rotations {
+            global: h.rope.global(h.rope_dims, &factors, long),
+            local: h.rope.local(h.rope_dims, &factors, long),
+        });
         let embedding = (layer_range.start == 0).then_some(embedding);
-        Ok(Self { file, hyperparameters, layer_range, embedding, layers, head, inverse_frequencies })
+        Ok(Self { file, hyperparameters, layer_range, embedding, layers, head, rotations, order })
     }
 
     /// The file that holds the weights.
@@ -152,10 +265,22 @@ impl Model {
         self.layer_range.clone()
     }
 
+    /// Whether its result is logits, and not the states of an encoder (or of a shard that is not the last).
+    #[must_use]
+    pub fn has_logits(&self) -> bool {
+        self.head.as_ref().is_some_and(|head| head.output.is_some())
+    }
+
     /// An empty cache with room for `positions_max` positions over all its sequences.
     #[must_use]
     pub fn new_cache(&self, positions_max: usize, kv: KvType) -> KvCache {
-        KvCache::new(self.attention_shape(kv), self.layers.len(), positions_max)
+        KvCache::new(self.attention_shape(kv), &self.windows(), positions_max)
+    }
+
+    /// How many positions each layer of the shard sees; `None` for all.
+    pub(crate) fn windows(&self) -> Vec<Option<usize>> {
+        let window = self.hyperparameters.window;
+        self.layers.iter().map(|layer| window.filter(|_| layer.kind.windowed)).collect()
     }
 
     /// The precision of keys and values that suits the weights: single where every matrix is (such a file is a
@@ -166,20 +291,53 @@ impl Model {
         if all_single { KvType::F32 } else { KvType::F16 }
     }
 
-    /// Bytes of weights that one decoded token streams from memory.
+    /// Bytes of weights that one decoded token streams from memory: of a mixture, those of the experts that take part.
     #[must_use]
     pub fn bytes_per_token(&self) -> u64 {
-        let layer = |l: &Layer| {
-            [l.query.weight, l.key.weight, l.value.weight, l.output.weight, l.gate, l.up, l.down]
-                .map(|m| self.matrix_bytes(m))
-                .iter()
-                .sum::<u64>()
+        let mlp = |m: &Mlp| {
+            let parts = [m.gate.as_ref(), Some(&m.up), Some(&m.down)];
+            parts.into_iter().flatten().map(|linear| self.matrix_bytes(linear.weight)).sum::<u64>()
         };
-        self.layers.iter().map(layer).sum::<u64>() + self.head.iter().map(|h| self.matrix_bytes(h.output)).sum::<u64>()
+        let layer = |l: &Layer| {
+            let attention = [&l.query, &l.key, &l.value, &l.output].map(|linear| self.matrix_bytes(linear.weight));
+            let feed_forward = match &l.feed_forward {
+                FeedForward::Dense(dense) => mlp(dense),
+                FeedForward::Experts(experts) => {
+                    let used = self.hyperparameters.experts.map_or(0, |numbers| numbers.n_used) as u64;
+                    let one: u64 = [experts.gate, Some(experts.up), Some(experts.down)]
+                        .into_iter()
+                        .flatten()
+                        .map(|stack| self.matrix_bytes(stack))
+                        .sum();
+                    used * one
+                        + self.matrix_bytes(experts.router)
+                        + experts.shared.as_ref().map_or(0, |shared| mlp(&shared.mlp))
+                }
+            };
+            attention.iter().sum::<u64>() + feed_forward
+        };
+        let output = self.head.as_ref().and_then(|head| head.output.as_ref());
+        self.layers.iter().map(layer).sum::<u64>() + output.map_or(0, |output| self.matrix_bytes(output.weight))
+    }
+
+    /// Whether tensor `tensor` is a matrix that [`Runner`](crate::Runner) multiplies with and an adapter can change.
+    pub(crate) fn adapts(&self, tensor: usize) -> bool {
+        let mlp = |m: &Mlp| [m.gate.as_ref(), Some(&m.up), Some(&m.down)].into_iter().flatten().any(|l| l.weight.tensor == tensor);
+        let in_layer = |l: &Layer| {
+            [&l.query, &l.key, &l.value, &l.output].iter().any(|l| l.weight.tensor == tensor)
+                || match &l.feed_forward {
+                    FeedForward::Dense(dense) => mlp(dense),
+                    FeedForward::Experts(experts) => experts.shared.as_ref().is_some_and(|shared| mlp(&shared.mlp)),
+                }
+        };
+        // A tied output is also the embedding, which an adapter would have to change as well.
+        let output = self.head.as_ref().and_then(|head| head.output.as_ref()).map(|output| output.weight.tensor);
+        let tied = self.embedding.as_ref().map(|embedding| embedding.tokens.tensor) == output;
+        self.layers.iter().any(in_layer) || (!tied && output == Some(tensor))
     }
 
     fn matrix_bytes(&self, matrix: Matrix) -> u64 {
-        self.file.tensors()[matrix.tensor].n_bytes()
+        self.file.tensors()[matrix.tensor].n_bytes() / matrix.tensor_rows as u64 * matrix.rows as u64
     }
 
     pub(crate) fn attention_shape(&self, kv: KvType) -> AttentionShape {
@@ -189,14 +347,17 @@ impl Model {
             kv_heads: h.n_kv_heads,
             key_dim: h.key_dim,
             value_dim: h.value_dim,
-            scale: 1.0 / (h.key_dim as f32).sqrt(),
+            scale: h.factors.attention,
+            soft_cap: h.factors.attention_cap,
             kv,
         }
     }
 
     pub(crate) fn weights(&self, matrix: Matrix) -> WeightMatrix<'_> {
         let view = self.view(matrix);
-        WeightMatrix::new(view.info.ty, view.data, matrix.rows, matrix.cols).expect("checked when the model was opened")
+        WeightMatrix::new(view.info.ty, view.data, matrix.tensor_rows, matrix.cols)
+            .expect("checked when the model was opened")
+            .rows_range(matrix.first_row, matrix.rows)
     }
 
     /// What the file calls it.
@@ -208,117 +369,23 @@ impl Model {
         self.file.tensor_at(matrix.tensor).expect("the index comes from this file")
     }
 
-    /// Decodes the embedding of `token` into `out`, `[d_model]`.
-    pub(crate) fn embed(&self, matrix: Matrix, token: usize, out: &mut [f32]) -> Result<()> {
-        let view = self.view(matrix);
-        let row = view.row(token).expect("the caller checked the token against the vocabulary");
+    /// Decodes row `row` of a table into `out`, `[d_model]`.
+    pub(crate) fn row(&self, table: Matrix, row: usize, out: &mut [f32]) -> Result<()> {
+        let view = self.view(table);
+        let row = view.row(row).expect("the caller checked the row against the table");
         Ok(decode_row(view.info.ty, row, out)?)
     }
 
     /// The first tensor, in the order of the forward pass, with a weight that is not finite. Reads every weight.
     pub(crate) fn first_non_finite(&self) -> Option<String> {
-        let blocks = self.layer_range.clone().flat_map(|i| {
-            BLOCK_TENSORS.iter().flat_map(move |t| [format!("blk.{i}.{t}.weight"), format!("blk.{i}.{t}.bias")])
-        });
-        let ends = ["output_norm.weight", "output.weight"].map(String::from);
-        std::iter::once("token_embd.weight".to_owned()).chain(blocks).chain(ends).find(|name| {
-            self.file.tensor(name).is_some_and(|tensor| {
-                let mut row = vec![0.0; tensor.info.row_len() as usize];
-                (0..tensor.info.n_rows() as usize).filter_map(|i| tensor.row(i)).any(|bytes| {
-                    decode_row(tensor.info.ty, bytes, &mut row).is_ok() && row.iter().any(|w| !w.is_finite())
-                })
-            })
-        })
-    }
-}
-
-/// In the order of the forward pass.
-const BLOCK_TENSORS: [&str; 9] =
-    ["attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down"];
-
-/// Finds tensors by name, checks their shapes, and remembers which were asked for.
-struct Binder<'a> {
-    file: &'a GgufFile,
-    used: Vec<bool>,
-}
-
-impl Binder<'_> {
-    fn find(&mut self, name: &str, dims: &[usize]) -> Result<Option<usize>> {
-        let Some(index) = self.file.tensor_index(name) else { return Ok(None) };
-        let info = &self.file.tensors()[index];
-        let expected: Vec<u64> = dims.iter().map(|&d| d as u64).collect();
-        // Writers may pad with dimensions of 1.
-        let significant = info.dims.iter().rposition(|&d| d != 1).map_or(1, |last| last + 1).max(dims.len());
-        if info.dims.get(..significant) != Some(&expected[..]) {
-            return Err(Error::WrongShape { tensor: name.to_owned(), found: info.dims.clone(), expected });
-        }
-        self.used[index] = true;
-        Ok(Some(index))
-    }
-
-    fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Matrix> {
-        let tensor = self.find(name, &[cols, rows])?.ok_or_else(|| Error::MissingTensor { tensor: name.to_owned() })?;
-        let view = self.file.tensor_at(tensor).expect("the index comes from this file");
-        WeightMatrix::new(view.info.ty, view.data, rows, cols)
-            .map_err(|cause| Error::Tensor { tensor: name.to_owned(), cause })?;
-        Ok(Matrix { tensor, rows, cols })
-    }
-
-    fn optional_vector(&mut self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
-        let Some(index) = self.find(name, &[len])? else { return Ok(None) };
-        Ok(Some(self.file.tensor_at(index).expect("the index comes from this file").to_f32()?))
-    }
-
-    fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
-        self.optional_vector(name, len)?.ok_or_else(|| Error::MissingTensor { tensor: name.to_owned() })
-    }
-
-    fn linear(&mut self, name: &str, (rows, cols): (usize, usize), bias: Presence) -> Result<Linear> {
-        let weight = self.matrix(&format!("{name}.weight"), rows, cols)?;
-        let bias_name = format!("{name}.bias");
-        let bias = match bias {
-            Presence::Required => Some(self.vector(&bias_name, rows)?),
-            Presence::Optional => self.optional_vector(&bias_name, rows)?,
+        let bad = |&&index: &&usize| {
+            let tensor = self.file.tensor_at(index).expect("the index comes from this file");
+            let mut row = vec![0.0; tensor.info.row_len() as usize];
+            (0..tensor.info.n_rows() as usize)
+                .filter_map(|i| tensor.row(i))
+                .any(|bytes| decode_row(tensor.info.ty, bytes, &mut row).is_ok() && row.iter().any(|w| !w.is_finite()))
         };
-        Ok(Linear { weight, bias })
-    }
-
-    fn layer(&mut self, i: usize, h: &Hyperparameters) -> Result<Layer> {
-        let name = |part: &str| format!("blk.{i}.{part}");
-        let (d, q, kv) = (h.d_model, h.n_heads * h.key_dim, h.n_kv_heads);
-        let qkv_bias = h.architecture.qkv_bias;
-        Ok(Layer {
-            attention_norm: self.vector(&name("attn_norm.weight"), d)?,
-            query: self.linear(&name("attn_q"), (q, d), qkv_bias)?,
-            key: self.linear(&name("attn_k"), (kv * h.key_dim, d), qkv_bias)?,
-            value: self.linear(&name("attn_v"), (kv * h.value_dim, d), qkv_bias)?,
-            output: self.linear(&name("attn_output"), (d, h.n_heads * h.value_dim), Presence::Optional)?,
-            ff_norm: self.vector(&name("ffn_norm.weight"), d)?,
-            gate: self.matrix(&name("ffn_gate.weight"), h.d_ff, d)?,
-            up: self.matrix(&name("ffn_up.weight"), h.d_ff, d)?,
-            down: self.matrix(&name("ffn_down.weight"), d, h.d_ff)?,
-        })
-    }
-
-    fn head(&mut self, h: &Hyperparameters, embedding: Matrix) -> Result<Head> {
-        let tied = self.file.tensor("output.weight").is_none();
-        let output = if tied { embedding } else { self.matrix("output.weight", h.vocab_size, h.d_model)? };
-        Ok(Head { norm: self.vector("output_norm.weight", h.d_model)?, output })
-    }
-
-    /// A tensor of one of our blocks that nothing reads would make the output silently wrong.
-    fn refuse_unused(&self, h: &Hyperparameters, layers: &Range<usize>) -> Result<()> {
-        for (info, used) in self.file.tensors().iter().zip(&self.used) {
-            let block = info.name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse().ok());
-            // Old converters left the rotary frequencies of each block in the file: derived data, not weights.
-            let derived = info.name.contains("attn_rot_embd");
-            if !used && !derived && block.is_none_or(|b: usize| layers.contains(&b) || b >= h.n_layers) {
-                let elsewhere = ["output_norm.weight", "output.weight"].contains(&info.name.as_str());
-                if !elsewhere {
-                    return Err(Error::UnusedTensor { tensor: info.name.clone(), architecture: h.architecture.name });
-                }
-            }
-        }
-        Ok(())
+        let index = self.order.iter().find(bad)?;
+        Some(self.file.tensors()[*index].name.clone())
     }
 }

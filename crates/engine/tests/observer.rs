@@ -21,6 +21,11 @@ impl ProductObserver for Recorder {
         self.seen.push((tensors.iter().map(|&name| name.to_owned()).collect(), rows.to_vec(), columns));
     }
 
+    fn expert_products(&mut self, tensors: &[&str], expert: (usize, usize), rows: &[f32], columns: usize) {
+        let name = |name: &&str| format!("{name} {expert:?}");
+        self.seen.push((tensors.iter().map(name).collect(), rows.to_vec(), columns));
+    }
+
     fn wants_head(&self) -> bool {
         self.head
     }

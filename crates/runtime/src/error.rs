@@ -45,6 +45,20 @@ pub enum Error {
         /// Rows of the embedding.
         vocab_size: usize,
     },
+    /// A description of an architecture cannot be read.
+    #[error("{origin}: {problem}")]
+    Description {
+        /// The file or key that it is in.
+        origin: String,
+        /// What is wrong with it, with its place.
+        problem: String,
+    },
+    /// Text or logits of a model that makes embeddings only.
+    #[error("a model of architecture `{architecture}` turns text into embeddings and generates none: use `hublab embed`")]
+    NoLogits {
+        /// The model's architecture.
+        architecture: String,
+    },
     /// Nothing to continue.
     #[error("the prompt is empty: there is nothing to continue")]
     EmptyPrompt,

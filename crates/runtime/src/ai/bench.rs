@@ -126,7 +126,7 @@ impl InferenceEngine {
             step(1)?;
         }
         let decode_series = Series::new(decode, decodes);
-        let kv_bytes = self.cache.bytes_per_position() * (depth + decode / 2);
+        let kv_bytes = self.cache.bytes_read_at(depth + decode / 2);
         Ok(BenchReport {
             threads: self.n_threads(),
             isa: self.runner.isa().name(),

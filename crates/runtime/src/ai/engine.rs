@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use hublabio_chat::{ChatTemplate, Message};
 use hublabio_engine::sampling::{Sampler, SamplingConfig};
-use hublabio_engine::{Input, Isa, KvCache, KvType, Model, ProductObserver, Row, Runner, SequenceId, Shard};
+use hublabio_engine::{Architecture, Input, Isa, KvCache, KvType, Model, ProductObserver, Row, Runner, SequenceId, Shard};
 use hublabio_gguf::GgufFile;
 use hublabio_tokenizer::{EncodeOptions, TokenId, Tokenizer};
 
+use super::description::find_description;
 use super::vocabulary::take_tokenizer;
 use crate::error::{Error, Result};
 
@@ -32,6 +33,9 @@ pub struct ModelConfig {
     pub isa: Option<Isa>,
     /// Precision of keys and values; by default single for a file of single-precision weights, else half.
     pub kv: Option<KvType>,
+    /// What the file's architecture is, in place of the built-in description, of the one beside the file and of the one in its
+    /// metadata.
+    pub architecture: Option<Architecture>,
 }
 
 /// How an answer is generated.
@@ -133,7 +137,7 @@ pub struct InferenceEngine {
     context: usize,
     /// The sequence of the conversation, and its tokens.
     sequence: SequenceId,
-    tokens: Vec<TokenId>,
+    pub(super) tokens: Vec<TokenId>,
     pub(super) load_s: f64,
 }
 
@@ -163,7 +167,11 @@ impl InferenceEngine {
             Err(error) => return Err(error),
         };
         let file = Arc::new(file);
-        let model = Arc::new(Model::open(Arc::clone(&file), &Shard::whole())?);
+        let description = match &config.architecture {
+            Some(description) => Some(description.clone()),
+            None => find_description(&file)?,
+        };
+        let model = Arc::new(Model::open_described(Arc::clone(&file), &Shard::whole(), description)?);
         let trained = model.hyperparameters().context_length;
         let context = config.context.unwrap_or(trained.min(DEFAULT_CONTEXT_MAX));
         if context > trained {
@@ -184,7 +192,7 @@ impl InferenceEngine {
             config.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
         let runner = Runner::new(Arc::clone(&model), threads, config.isa.unwrap_or_else(Isa::best));
         let mut cache = model.new_cache(context, config.kv.unwrap_or_else(|| model.default_kv()));
-        let sequence = cache.create();
+        let sequence = cache.create_for(context);
         Ok(Self {
             runner,
             cache,
@@ -302,8 +310,7 @@ impl InferenceEngine {
         let start = Instant::now();
         let shared = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         // The last token is always computed: its logits are needed.
-        let cached = shared.min(prompt.len() - 1);
-        self.keep(cached)?;
+        let cached = self.keep(shared.min(prompt.len() - 1))?;
 
         let mut out = Generation {
             text: String::new(),
@@ -335,7 +342,7 @@ impl InferenceEngine {
         out.stats.prompt_s = (prompt_done - start).as_secs_f64();
         out.stats.decode_s = prompt_done.elapsed().as_secs_f64();
         let mean_length = prompt.len() + out.tokens.len() / 2;
-        out.stats.bytes_per_token = self.weight_bytes() + (self.cache.bytes_per_position() * mean_length) as u64;
+        out.stats.bytes_per_token = self.weight_bytes() + self.cache.bytes_read_at(mean_length) as u64;
         Ok(out)
     }
 
@@ -392,13 +399,8 @@ impl InferenceEngine {
     /// # Errors
     /// When there are no ids or too many, one is out of the vocabulary, or a number is not finite.
     pub fn logits(&mut self, ids: &[TokenId], all: bool) -> Result<Vec<Vec<f32>>> {
-        if ids.is_empty() {
-            return Err(Error::EmptyPrompt);
-        }
-        if ids.len() > self.context {
-            let trained = self.model.hyperparameters().context_length;
-            return Err(Error::PromptTooLong { prompt: ids.len(), context: self.context, trained });
-        }
+        self.check_fits(ids)?;
+        self.check_logits()?;
         self.keep(0)?;
         let mut out = Vec::new();
         let vocab = self.model.hyperparameters().vocab_size;
@@ -413,7 +415,14 @@ impl InferenceEngine {
         Ok(out)
     }
 
+    /// Refuses an encoder, which has states but no logits.
+    fn check_logits(&self) -> Result<()> {
+        let architecture = &self.model.hyperparameters().architecture.name;
+        if self.model.has_logits() { Ok(()) } else { Err(Error::NoLogits { architecture: architecture.to_string() }) }
+    }
+
     fn check_length(&self, prompt: &[TokenId]) -> Result<()> {
+        self.check_logits()?;
         if prompt.is_empty() {
             return Err(Error::EmptyPrompt);
         }
@@ -424,11 +433,12 @@ impl InferenceEngine {
         Ok(())
     }
 
-    /// Forgets all but the first `n` tokens of the conversation.
-    pub(super) fn keep(&mut self, n: usize) -> Result<()> {
-        self.cache.truncate(self.sequence, n)?;
-        self.tokens.truncate(n);
-        Ok(())
+    /// Forgets all but the first `n` tokens of the conversation. Where a sliding window has moved on too far to go on from
+    /// there, all are forgotten. Returns how many are left.
+    pub(super) fn keep(&mut self, n: usize) -> Result<usize> {
+        let kept = self.cache.truncate(self.sequence, n)?;
+        self.tokens.truncate(kept);
+        Ok(kept)
     }
 
     /// Appends tokens to the conversation; the logits of the last.
@@ -453,7 +463,7 @@ impl InferenceEngine {
     }
 
     /// The rows that continue the conversation.
-    fn rows(&self, tokens: &[TokenId], wanted: impl Fn(usize) -> bool) -> Vec<Row> {
+    pub(super) fn rows(&self, tokens: &[TokenId], wanted: impl Fn(usize) -> bool) -> Vec<Row> {
         let first = self.tokens.len();
         let row = |(i, token): (usize, &TokenId)| Row {
             sequence: self.sequence,

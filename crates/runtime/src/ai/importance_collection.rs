@@ -90,6 +90,20 @@ struct Collector<'a> {
 
 impl ProductObserver for Collector<'_> {
     fn products(&mut self, tensors: &[&str], rows: &[f32], columns: usize) {
+        self.record(tensors, (0, 1), rows, columns);
+    }
+
+    fn expert_products(&mut self, tensors: &[&str], expert: (usize, usize), rows: &[f32], columns: usize) {
+        self.record(tensors, expert, rows, columns);
+    }
+
+    fn wants_head(&self) -> bool {
+        self.process_output
+    }
+}
+
+impl Collector<'_> {
+    fn record(&mut self, tensors: &[&str], expert: (usize, usize), rows: &[f32], columns: usize) {
         let process_output = self.process_output;
         let counted = |name: &str| name.starts_with("blk.") || (process_output && name == "output.weight");
         if self.failed.is_err() || !tensors.iter().any(|name| counted(name)) {
@@ -105,13 +119,9 @@ impl ProductObserver for Collector<'_> {
         }
         let n_rows = (rows.len() / columns) as u64;
         for name in tensors.iter().filter(|name| counted(name)) {
-            if let Err(error) = self.matrix.record(name, (0, 1), &self.sums, n_rows) {
+            if let Err(error) = self.matrix.record(name, expert, &self.sums, n_rows) {
                 self.failed = Err(error);
             }
         }
-    }
-
-    fn wants_head(&self) -> bool {
-        self.process_output
     }
 }

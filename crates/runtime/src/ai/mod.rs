@@ -1,6 +1,8 @@
 //! Running a model: [`InferenceEngine`] and its settings.
 
 mod bench;
+mod description;
+mod embed;
 mod engine;
 mod importance_collection;
 mod importance_matrix;
@@ -11,8 +13,9 @@ mod vocabulary;
 
 pub use bench::{BenchOptions, BenchReport, Series};
 pub use engine::{Finish, Generation, GenerationConfig, InferenceEngine, ModelConfig, Stats};
+pub use description::{parse_architecture, read_architecture};
 pub use hublabio_chat::Message;
-pub use hublabio_engine::{Isa, KvType, sampling, sampling::SamplingConfig};
+pub use hublabio_engine::{Architecture, Isa, KvType, Pooling, architecture, sampling, sampling::SamplingConfig};
 pub use hublabio_tokenizer as tokenizer;
 pub use hublabio_tokenizer::TokenId;
 pub use importance_collection::CollectionOptions;

@@ -1,0 +1,149 @@
+//! The angles of the rotary position embedding: bases, and the scalings by which models reach past the context that they
+//! were first trained for.
+//!
+//! Formulas as in `transformers`, which is where models are trained; the rotation itself is in the kernels.
+
+use crate::error::Result;
+use crate::hyperparameters::Keys;
+
+/// The frequencies of one kind of layer, and by what cosines and sines are multiplied.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct Frequencies {
+    /// Angle per position of each turned pair, `[rope_dims / 2]`.
+    pub inverse: Vec<f32>,
+    pub magnitude: f32,
+}
+
+/// How the angles follow from the position.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct RopeScaling {
+    base: f32,
+    /// Of the layers that see only a window, where they have their own; unscaled.
+    local_base: Option<f32>,
+    kind: Scaling,
+    /// Positions of the original training, past which long factors count.
+    pub original_context: usize,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+enum Scaling {
+    /// Positions are divided by `factor`; 1 for none.
+    Linear { factor: f32 },
+    /// Peng et al., 2023 (arXiv:2309.00071): high frequencies stay, low ones are divided, a ramp between.
+    Yarn { factor: f32, magnitude: f32, beta_fast: f32, beta_slow: f32 },
+    /// Ding et al., 2024 (arXiv:2402.13753): a factor for each pair, from tensors of the file.
+    Long { magnitude: f32 },
+}
+
+/// Factors by which the file divides frequencies, `[rope_dims / 2]` each.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FrequencyFactors {
+    /// `rope_freqs`: always.
+    pub all: Option<Vec<f32>>,
+    /// `rope_factors_short`: for sequences within the original context.
+    pub short: Option<Vec<f32>>,
+    /// `rope_factors_long`: for the others.
+    pub long: Option<Vec<f32>>,
+}
+
+impl RopeScaling {
+    pub fn read(keys: &Keys<'_>, rope_dims: usize, context: usize) -> Result<Self> {
+        let name = "rope.scaling.type";
+        let factor = || -> Result<f32> {
+            // The first files had one key for the linear factor.
+            Ok(match keys.float("rope.scaling.factor")? {
+                Some(factor) => factor,
+                None => keys.float("rope.scale_linear")?.unwrap_or(1.0),
+            })
+        };
+        let original_context = keys.optional("rope.scaling.original_context_length")?.unwrap_or(context);
+        let kind = match keys.word(name)? {
+            Some("none") => Scaling::Linear { factor: 1.0 },
+            // A factor without a type is linear.
+            None | Some("linear") => Scaling::Linear { factor: factor()? },
+            Some("yarn") => {
+                let factor = factor()?;
+                if rope_dims < 4 {
+                    return keys.bad(name, format!("yarn needs at least 4 turned values, not {rope_dims}"));
+                }
+                if keys.float("rope.scaling.yarn_ext_factor")?.is_some_and(|mix| mix != 1.0) {
+                    return keys.bad("rope.scaling.yarn_ext_factor", "only 1, a full ramp, is supported");
+                }
+                let attention = match keys.float("rope.scaling.yarn_attn_factor")? {
+                    Some(attention) => attention,
+                    None => keys.float("rope.scaling.attn_factor")?.unwrap_or(1.0),
+                };
+                Scaling::Yarn {
+                    factor,
+                    magnitude: attention * (1.0 + 0.1 * libm::log(f64::from(factor))) as f32,
+                    beta_fast: keys.float("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
+                    beta_slow: keys.float("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
+                }
+            }
+            Some("longrope" | "su") => {
+                Scaling::Long { magnitude: keys.float("rope.scaling.attn_factor")?.unwrap_or(1.0) }
+            }
+            Some(other) => return keys.bad(name, format!("RoPE scaling `{other}` is not supported")),
+        };
+        let base = keys.float("rope.freq_base")?.unwrap_or(10_000.0);
+        let local_base = match keys.architecture().rope.local_base {
+            Some(default) => Some(keys.float("rope.freq_base_swa")?.unwrap_or(default)),
+            None => None,
+        };
+        Ok(Self { base, local_base, kind, original_context })
+    }
+
+    /// The frequencies of `dims / 2` pairs in layers that see everything.
+    pub fn global(&self, dims: usize, factors: &FrequencyFactors, long: bool) -> Frequencies {
+        let own = if long { &factors.long } else { &factors.short };
+        let divided = |i: usize, frequency: f64| {
+            let by = |list: &Option<Vec<f32>>| list.as_ref().map_or(1.0, |list| f64::from(list[i]));
+            frequency / (by(&factors.all) * by(own))
+        };
+        match &self.kind {
+            Scaling::Linear { factor } => {
+                let inverse = plain(self.base, dims).enumerate().map(|(i, f)| (divided(i, f / f64::from(*factor))) as f32);
+                Frequencies { inverse: inverse.collect(), magnitude: 1.0 }
+            }
+            Scaling::Long { magnitude } => {
+                let inverse = plain(self.base, dims).enumerate().map(|(i, f)| divided(i, f) as f32);
+                Frequencies { inverse: inverse.collect(), magnitude: *magnitude }
+            }
+            Scaling::Yarn { factor, magnitude, beta_fast, beta_slow } => {
+                let (low, high) = self.ramp(dims, *beta_fast, *beta_slow);
+                let inverse = plain(self.base, dims).enumerate().map(|(i, f)| {
+                    let divided_share = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                    let f = divided(i, f);
+                    (f / f64::from(*factor) * divided_share + f * (1.0 - divided_share)) as f32
+                });
+                Frequencies { inverse: inverse.collect(), magnitude: *magnitude }
+            }
+        }
+    }
+
+    /// The frequencies in layers that see a window: those of their own base where the family has one.
+    pub fn local(&self, dims: usize, factors: &FrequencyFactors, long: bool) -> Frequencies {
+        match self.local_base {
+            Some(base) => Frequencies { inverse: plain(base, dims).map(|f| f as f32).collect(), magnitude: 1.0 },
+            None => self.global(dims, factors, long),
+        }
+    }
+
+    /// Between which pairs YaRN goes from whole to divided frequencies.
+    fn ramp(&self, dims: usize, beta_fast: f32, beta_slow: f32) -> (f64, f64) {
+        // The pair that turns `turns` times within the original context.
+        let pair = |turns: f32| {
+            let wavelength = self.original_context as f64 / (f64::from(turns) * 2.0 * std::f64::consts::PI);
+            dims as f64 * libm::log(wavelength) / (2.0 * libm::log(f64::from(self.base)))
+        };
+        let low = pair(beta_fast).floor().max(0.0);
+        let high = pair(beta_slow).ceil().min(dims as f64 - 1.0);
+        // Equal ends would divide by zero.
+        (low, if low == high { high + 0.001 } else { high })
+    }
+}
+
+/// `base^(-2i / dims)` of each pair.
+fn plain(base: f32, dims: usize) -> impl Iterator<Item = f64> {
+    (0..dims / 2).map(move |i| libm::pow(f64::from(base), -(2.0 * i as f64) / dims as f64))
+}

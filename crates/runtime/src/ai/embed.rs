@@ -1,0 +1,77 @@
+//! One vector for a text: the states of its tokens, pooled and brought to length one.
+
+use hublabio_engine::{Input, Pooling};
+use hublabio_tokenizer::{EncodeOptions, TokenId};
+
+use super::InferenceEngine;
+use super::engine::PREFILL_ROWS;
+use crate::error::{Error, Result};
+
+impl InferenceEngine {
+    /// A text as an embedding model reads it, with the tokens that the model wants around it.
+    ///
+    /// # Errors
+    /// When the file holds no tokenizer, or the text cannot be expressed.
+    pub fn embedding_prompt(&self, text: &str) -> Result<Vec<TokenId>> {
+        Ok(self.tokenizer()?.encode(text, EncodeOptions::default())?)
+    }
+
+    /// How this model's embeddings are pooled where nothing else is asked for: as the file says, else the mean for an
+    /// encoder and the last token for a model that sees only what is before it.
+    #[must_use]
+    pub fn default_pooling(&self) -> Pooling {
+        let h = self.model().hyperparameters();
+        h.pooling.unwrap_or(if h.causal { Pooling::Last } else { Pooling::Mean })
+    }
+
+    /// The embedding of a text, `[d_model]`, of length 1: the states after the last norm, pooled. Forgets the conversation.
+    ///
+    /// # Errors
+    /// When there are no ids or more than the context holds, one is out of the vocabulary, or a number is not finite.
+    pub fn embed(&mut self, ids: &[TokenId], pooling: Pooling) -> Result<Vec<f32>> {
+        let d = self.model().hyperparameters().d_model;
+        let states = self.states(ids, |i| match pooling {
+            Pooling::Mean => true,
+            Pooling::First => i == 0,
+            Pooling::Last => i + 1 == ids.len(),
+        })?;
+        let mut sum = vec![0.0f64; d];
+        for state in states.chunks_exact(d) {
+            sum.iter_mut().zip(state).for_each(|(sum, &x)| *sum += f64::from(x));
+        }
+        // The mean and the sum have the same direction.
+        let length = sum.iter().map(|x| x * x).sum::<f64>().sqrt();
+        Ok(sum.iter().map(|x| if length > 0.0 { (x / length) as f32 } else { 0.0 }).collect())
+    }
+
+    /// The states after the last norm of those tokens that are wanted, `[wanted, d_model]`. Forgets the conversation.
+    ///
+    /// # Errors
+    /// Those of [`Self::embed`].
+    pub fn states(&mut self, ids: &[TokenId], wanted: impl Fn(usize) -> bool) -> Result<Vec<f32>> {
+        self.check_fits(ids)?;
+        self.keep(0)?;
+        // An encoder's tokens see each other: they go through in one piece.
+        let chunk = if self.model().hyperparameters().causal { PREFILL_ROWS } else { ids.len() };
+        let mut out = Vec::new();
+        for (at, ids) in ids.chunks(chunk).enumerate() {
+            let rows = self.rows(ids, |i| wanted(at * chunk + i));
+            out.extend_from_slice(self.runner.states(&mut self.cache, &rows, Input::Tokens)?);
+            self.tokens.extend_from_slice(ids);
+        }
+        self.keep(0)?;
+        Ok(out)
+    }
+
+    /// Refuses what the context does not hold.
+    pub(super) fn check_fits(&self, ids: &[TokenId]) -> Result<()> {
+        if ids.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        if ids.len() > self.context() {
+            let trained = self.model().hyperparameters().context_length;
+            return Err(Error::PromptTooLong { prompt: ids.len(), context: self.context(), trained });
+        }
+        Ok(())
+    }
+}
