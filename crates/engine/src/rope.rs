@@ -20,19 +20,23 @@ pub(crate) struct RopeScaling {
     base: f32,
     /// Of the layers that see only a window, where they have their own; unscaled.
     local_base: Option<f32>,
-    kind: Scaling,
+    /// Low frequencies are divided by this, or all without a ramp.
+    factor: f32,
+    /// Cosines and sines are multiplied by this.
+    magnitude: f32,
+    ramp: Option<Ramp>,
     /// Positions of the original training, past which long factors count.
     pub original_context: usize,
 }
 
-#[derive(Clone, PartialEq, Debug)]
-enum Scaling {
-    /// Positions are divided by `factor`; 1 for none.
-    Linear { factor: f32 },
-    /// Peng et al., 2023 (arXiv:2309.00071): high frequencies stay, low ones are divided, a ramp between.
-    Yarn { factor: f32, magnitude: f32, beta_fast: f32, beta_slow: f32 },
-    /// Ding et al., 2024 (arXiv:2402.13753): a factor for each pair, from tensors of the file.
-    Long { magnitude: f32 },
+/// `YaRN` (Peng et al., 2023, arXiv:2309.00071): pairs that turn often within the original context stay as they are, those
+/// that turn seldom are divided, with a ramp between.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Ramp {
+    /// Turns from which on a pair stays.
+    fast: f32,
+    /// Turns up to which it is divided.
+    slow: f32,
 }
 
 /// Factors by which the file divides frequencies, `[rope_dims / 2]` each.
@@ -57,31 +61,27 @@ impl RopeScaling {
             })
         };
         let original_context = keys.optional("rope.scaling.original_context_length")?.unwrap_or(context);
-        let kind = match keys.word(name)? {
-            Some("none") => Scaling::Linear { factor: 1.0 },
-            // A factor without a type is linear.
-            None | Some("linear") => Scaling::Linear { factor: factor()? },
+        let attention = keys.float("rope.scaling.attn_factor")?.unwrap_or(1.0);
+        let (factor, magnitude, ramp) = match keys.word(name)? {
+            // A factor without a type is linear. Factors for each pair (Llama 3; longrope: Ding et al., 2024,
+            // arXiv:2402.13753) are tensors, which count whether or not a type is named.
+            None | Some("linear") => (factor()?, attention, None),
+            Some("none" | "longrope" | "su" | "llama3") => (1.0, attention, None),
             Some("yarn") => {
-                let factor = factor()?;
                 if rope_dims < 4 {
                     return keys.bad(name, format!("yarn needs at least 4 turned values, not {rope_dims}"));
                 }
                 if keys.float("rope.scaling.yarn_ext_factor")?.is_some_and(|mix| mix != 1.0) {
                     return keys.bad("rope.scaling.yarn_ext_factor", "only 1, a full ramp, is supported");
                 }
-                let attention = match keys.float("rope.scaling.yarn_attn_factor")? {
-                    Some(attention) => attention,
-                    None => keys.float("rope.scaling.attn_factor")?.unwrap_or(1.0),
+                let factor = factor()?;
+                let attention = keys.float("rope.scaling.yarn_attn_factor")?.unwrap_or(attention);
+                let magnitude = attention * (1.0 + 0.1 * libm::log(f64::from(factor))) as f32;
+                let ramp = Ramp {
+                    fast: keys.float("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
+                    slow: keys.float("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
                 };
-                Scaling::Yarn {
-                    factor,
-                    magnitude: attention * (1.0 + 0.1 * libm::log(f64::from(factor))) as f32,
-                    beta_fast: keys.float("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
-                    beta_slow: keys.float("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
-                }
-            }
-            Some("longrope" | "su") => {
-                Scaling::Long { magnitude: keys.float("rope.scaling.attn_factor")?.unwrap_or(1.0) }
+                (factor, magnitude, Some(ramp))
             }
             Some(other) => return keys.bad(name, format!("RoPE scaling `{other}` is not supported")),
         };
@@ -90,7 +90,7 @@ impl RopeScaling {
             Some(default) => Some(keys.float("rope.freq_base_swa")?.unwrap_or(default)),
             None => None,
         };
-        Ok(Self { base, local_base, kind, original_context })
+        Ok(Self { base, local_base, factor, magnitude, ramp, original_context })
     }
 
     /// The frequencies of `dims / 2` pairs in layers that see everything.
@@ -100,25 +100,15 @@ impl RopeScaling {
             let by = |list: &Option<Vec<f32>>| list.as_ref().map_or(1.0, |list| f64::from(list[i]));
             frequency / (by(&factors.all) * by(own))
         };
-        match &self.kind {
-            Scaling::Linear { factor } => {
-                let inverse = plain(self.base, dims).enumerate().map(|(i, f)| (divided(i, f / f64::from(*factor))) as f32);
-                Frequencies { inverse: inverse.collect(), magnitude: 1.0 }
-            }
-            Scaling::Long { magnitude } => {
-                let inverse = plain(self.base, dims).enumerate().map(|(i, f)| divided(i, f) as f32);
-                Frequencies { inverse: inverse.collect(), magnitude: *magnitude }
-            }
-            Scaling::Yarn { factor, magnitude, beta_fast, beta_slow } => {
-                let (low, high) = self.ramp(dims, *beta_fast, *beta_slow);
-                let inverse = plain(self.base, dims).enumerate().map(|(i, f)| {
-                    let divided_share = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
-                    let f = divided(i, f);
-                    (f / f64::from(*factor) * divided_share + f * (1.0 - divided_share)) as f32
-                });
-                Frequencies { inverse: inverse.collect(), magnitude: *magnitude }
-            }
-        }
+        let factor = f64::from(self.factor);
+        let ends = self.ramp.map(|ramp| self.ends(dims, ramp));
+        let inverse = plain(self.base, dims).enumerate().map(|(i, frequency)| {
+            let whole = divided(i, frequency);
+            // How much of the divided frequency there is in it.
+            let share = ends.map_or(1.0, |(low, high)| ((i as f64 - low) / (high - low)).clamp(0.0, 1.0));
+            (whole / factor * share + whole * (1.0 - share)) as f32
+        });
+        Frequencies { inverse: inverse.collect(), magnitude: self.magnitude }
     }
 
     /// The frequencies in layers that see a window: those of their own base where the family has one.
@@ -129,15 +119,15 @@ impl RopeScaling {
         }
     }
 
-    /// Between which pairs YaRN goes from whole to divided frequencies.
-    fn ramp(&self, dims: usize, beta_fast: f32, beta_slow: f32) -> (f64, f64) {
+    /// Between which pairs the ramp goes from whole to divided frequencies.
+    fn ends(&self, dims: usize, ramp: Ramp) -> (f64, f64) {
         // The pair that turns `turns` times within the original context.
         let pair = |turns: f32| {
             let wavelength = self.original_context as f64 / (f64::from(turns) * 2.0 * std::f64::consts::PI);
             dims as f64 * libm::log(wavelength) / (2.0 * libm::log(f64::from(self.base)))
         };
-        let low = pair(beta_fast).floor().max(0.0);
-        let high = pair(beta_slow).ceil().min(dims as f64 - 1.0);
+        let low = pair(ramp.fast).floor().max(0.0);
+        let high = pair(ramp.slow).ceil().min(dims as f64 - 1.0);
         // Equal ends would divide by zero.
         (low, if low == high { high + 0.001 } else { high })
     }

@@ -11,13 +11,26 @@ const TOLERANCE: f32 = 1e-3;
 
 #[test]
 fn single_precision_graphs_equal_transformers() {
+    let mut failed = Vec::new();
     for name in fixture_names("-F32") {
         let Expected { ids, logits: expected } = expected(&name);
-        assert!(ids.len() >= 64);
-        let difference = max_difference(&logits(open_fixture(&name), &ids, Setup::default()).unwrap(), &expected);
-        println!("{name}: largest difference {difference:.2e} over {} positions", ids.len());
-        assert!(difference <= TOLERANCE, "{name}: {difference}");
+        assert!(ids.len() >= 96);
+        match logits(open_fixture(&name), &ids, Setup::default()) {
+            Ok(ours) => {
+                let difference = max_difference(&ours, &expected);
+                println!("{name}: largest difference {difference:.2e} over {} positions", ids.len());
+                // Not `>`: a difference that is no number is a failure, too.
+                if !(difference <= TOLERANCE) {
+                    failed.push(name);
+                }
+            }
+            Err(error) => {
+                println!("{name}: {error}");
+                failed.push(name);
+            }
+        }
     }
+    assert!(failed.is_empty(), "these differ: {failed:?}");
 }
 
 fn log_softmax(logits: &[f32]) -> Vec<f64> {
