@@ -10,7 +10,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use hublabio_convert::OutputType;
 use hublabio_runtime::ai::quantization::{GgmlType, MIXES, Mix, SplitLimit, TensorTypeRule, tensor_type};
-use hublabio_runtime::ai::{Isa, KvType, sampling::SamplingConfig};
+use hublabio_runtime::ai::{
+    AdapterConfig, Architecture, Isa, KvType, Pooling, read_architecture, sampling::SamplingConfig,
+};
 
 use crate::model::ModelName;
 
@@ -49,6 +51,7 @@ pub enum Verb {
     Quantize(QuantizeArgs),
     Bench(BenchArgs),
     Logits(LogitsArgs),
+    Embed(EmbedArgs),
     Convert(ConvertArgs),
     Completions(CompletionsArgs),
 }
@@ -395,6 +398,54 @@ pub struct LogitsArgs {
     pub machine: MachineArgs,
 }
 
+/// Turn texts into vectors
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Turns each text into a vector of length 1 whose direction stands for what the text says: texts that say\n\
+        alike have a large dot product. Prints JSON. Made for embedding models (bert, nomic-bert); other models\n\
+        give the state of their last token.\n\n\
+        Without TEXT, each line of standard input is one; or JSON {\"ids\":[…]} is one text as token ids.",
+    after_long_help = "Examples:\n  \
+        hublab embed bge-small.gguf \"How do I list files?\" \"ls shows a folder\"\n  \
+        hublab embed nomic-embed.gguf < lines.txt"
+)]
+pub struct EmbedArgs {
+    /// GGUF file, or `default` for the built-in model
+    pub model: ModelName,
+    /// Texts
+    #[arg(value_name = "TEXT")]
+    pub texts: Vec<String>,
+    /// Which tokens' states become the vector [default: as the file says]
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub pooling: Option<PoolingName>,
+    /// Tokens that a text may have [default: what the model was trained for, at most 32,768]
+    #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true)]
+    pub ctx: Option<usize>,
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
+/// Which tokens' states become an embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PoolingName {
+    /// The mean of all
+    Mean,
+    /// The first token's
+    First,
+    /// The last token's
+    Last,
+}
+
+impl PoolingName {
+    pub fn pooling(self) -> Pooling {
+        match self {
+            Self::Mean => Pooling::Mean,
+            Self::First => Pooling::First,
+            Self::Last => Pooling::Last,
+        }
+    }
+}
+
 /// Turn a Hugging Face checkpoint into a GGUF file
 #[derive(Debug, Args)]
 #[command(
@@ -486,9 +537,9 @@ pub struct SamplingArgs {
     pub seed: Option<u64>,
 }
 
-/// What to run on.
+/// How a model is opened, and what it runs on.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Machine")]
+#[command(next_help_heading = "Machine and model")]
 pub struct MachineArgs {
     /// Threads to compute with [default: one for each core]
     #[arg(long, value_name = "N", value_parser = threads, allow_negative_numbers = true)]
@@ -499,6 +550,12 @@ pub struct MachineArgs {
     /// Precision of the context's keys and values, f16 or f32 [default: f32 if all weights are, else f16]
     #[arg(long, value_name = "TYPE", value_parser = kv)]
     pub kv: Option<KvType>,
+    /// LoRA adapter to add to the model, and how much of it [default scale: 1]; may be repeated
+    #[arg(long, value_name = "FILE[:SCALE]", value_parser = lora)]
+    pub lora: Vec<AdapterConfig>,
+    /// Description of the model's architecture, TOML, for those that are not built in (docs/CUSTOM.md)
+    #[arg(long, value_name = "FILE", value_parser = description)]
+    pub arch: Option<Architecture>,
 }
 
 /// Sampling settings by name.
@@ -618,6 +675,20 @@ fn chunk(text: &str) -> Result<usize, String> {
 
 fn kv(text: &str) -> Result<KvType, String> {
     KvType::by_name(text).ok_or_else(|| "give f16 or f32".to_owned())
+}
+
+/// `FILE`, `FILE:0.5`: what follows the last colon is the scale if it is a number.
+fn lora(text: &str) -> Result<AdapterConfig, String> {
+    let parsed = text.rsplit_once(':').and_then(|(path, scale)| Some((path, scale.parse::<f32>().ok()?)));
+    let (path, scale) = parsed.filter(|_| !std::path::Path::new(text).exists()).unwrap_or((text, 1.0));
+    if path.is_empty() || !scale.is_finite() {
+        return Err("give a file, or FILE:SCALE with a number".to_owned());
+    }
+    Ok(AdapterConfig { path: path.into(), scale })
+}
+
+fn description(text: &str) -> Result<Architecture, String> {
+    read_architecture(std::path::Path::new(text)).map_err(|error| error.to_string())
 }
 
 fn mix(text: &str) -> Result<&'static Mix, String> {

@@ -51,7 +51,8 @@ pub fn ids(only_json: bool) -> Result<Vec<TokenId>> {
     parse_ids(&bytes()?, only_json)
 }
 
-fn parse_ids(bytes: &[u8], only_json: bool) -> Result<Vec<TokenId>> {
+/// As [`ids`], of bytes that were read already.
+pub fn parse_ids(bytes: &[u8], only_json: bool) -> Result<Vec<TokenId>> {
     let ids = if only_json || bytes.trim_ascii_start().starts_with(b"{") {
         let parsed: Ids = serde_json::from_slice(bytes)
             .context("standard input holds no token ids: give JSON like {\"ids\":[1,15043]}")?;

@@ -14,6 +14,7 @@ mod args;
 mod bench;
 mod chat;
 mod convert;
+mod embed;
 mod generate;
 mod imatrix;
 mod input;
@@ -66,6 +67,7 @@ fn dispatch(verb: &Verb) -> anyhow::Result<ExitCode> {
         Verb::Quantize(args) => quantize::quantize(args),
         Verb::Bench(args) => bench::bench(args),
         Verb::Logits(args) => logits::logits(args),
+        Verb::Embed(args) => embed::embed(args),
         Verb::Convert(args) => convert::convert(args),
         Verb::Completions(args) => {
             let mut script = Vec::new();

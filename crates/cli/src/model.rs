@@ -24,7 +24,14 @@ pub enum ModelName {
 
 impl MachineArgs {
     pub fn model_config(&self, context: Option<usize>) -> ModelConfig {
-        ModelConfig { context, threads: self.threads, isa: self.isa, kv: self.kv }
+        ModelConfig {
+            context,
+            threads: self.threads,
+            isa: self.isa,
+            kv: self.kv,
+            architecture: self.arch.clone(),
+            adapters: self.lora.clone(),
+        }
     }
 }
 

@@ -45,6 +45,22 @@ pub enum Error {
         /// Rows of the embedding.
         vocab_size: usize,
     },
+    /// An adapter does not fit the model.
+    #[error("{}: {cause}", path.display())]
+    Adapter {
+        /// The adapter's file.
+        path: std::path::PathBuf,
+        /// Why not.
+        cause: Box<hublabio_engine::Error>,
+    },
+    /// How much of an adapter is added is no number.
+    #[error("{}: its scale is {scale}, not a number", path.display())]
+    AdapterScale {
+        /// The adapter's file.
+        path: std::path::PathBuf,
+        /// As given.
+        scale: f32,
+    },
     /// A description of an architecture cannot be read.
     #[error("{origin}: {problem}")]
     Description {

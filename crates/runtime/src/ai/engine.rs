@@ -11,6 +11,7 @@ use hublabio_engine::{Architecture, Input, Isa, KvCache, KvType, Model, ProductO
 use hublabio_gguf::GgufFile;
 use hublabio_tokenizer::{EncodeOptions, TokenId, Tokenizer};
 
+use super::AdapterConfig;
 use super::description::find_description;
 use super::vocabulary::take_tokenizer;
 use crate::error::{Error, Result};
@@ -36,6 +37,8 @@ pub struct ModelConfig {
     /// What the file's architecture is, in place of the built-in description, of the one beside the file and of the one in its
     /// metadata.
     pub architecture: Option<Architecture>,
+    /// LoRA adapters to begin with; [`InferenceEngine::set_adapters`] changes them.
+    pub adapters: Vec<AdapterConfig>,
 }
 
 /// How an answer is generated.
@@ -193,7 +196,7 @@ impl InferenceEngine {
         let runner = Runner::new(Arc::clone(&model), threads, config.isa.unwrap_or_else(Isa::best));
         let mut cache = model.new_cache(context, config.kv.unwrap_or_else(|| model.default_kv()));
         let sequence = cache.create_for(context);
-        Ok(Self {
+        let mut engine = Self {
             runner,
             cache,
             model,
@@ -203,8 +206,11 @@ impl InferenceEngine {
             context,
             sequence,
             tokens: Vec::new(),
-            load_s: start.elapsed().as_secs_f64(),
-        })
+            load_s: 0.0,
+        };
+        engine.set_adapters(&config.adapters)?;
+        engine.load_s = start.elapsed().as_secs_f64();
+        Ok(engine)
     }
 
     /// The open file. The tokenizer took the tokens and merges out of its metadata.

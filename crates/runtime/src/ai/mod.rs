@@ -1,5 +1,6 @@
 //! Running a model: [`InferenceEngine`] and its settings.
 
+mod adapters;
 mod bench;
 mod description;
 mod embed;
@@ -11,6 +12,7 @@ pub mod quantization;
 mod quantize;
 mod vocabulary;
 
+pub use adapters::AdapterConfig;
 pub use bench::{BenchOptions, BenchReport, Series};
 pub use engine::{Finish, Generation, GenerationConfig, InferenceEngine, ModelConfig, Stats};
 pub use description::{parse_architecture, read_architecture};
