@@ -334,6 +334,13 @@ impl Hyperparameters {
     }
 }
 
+impl Hyperparameters {
+    /// How many positions each layer sees, its own included; `None` for all before it.
+    pub fn layer_windows(&self) -> impl Iterator<Item = Option<usize>> {
+        self.layers.iter().map(|layer| self.window.filter(|_| layer.windowed))
+    }
+}
+
 fn rope_dims(keys: &Keys<'_>, key_dim: usize) -> Result<usize> {
     if keys.architecture.rope.pairing == Pairing::None {
         return Ok(0);

@@ -274,13 +274,8 @@ impl Model {
     /// An empty cache with room for `positions_max` positions over all its sequences.
     #[must_use]
     pub fn new_cache(&self, positions_max: usize, kv: KvType) -> KvCache {
-        KvCache::new(self.attention_shape(kv), &self.windows(), positions_max)
-    }
-
-    /// How many positions each layer of the shard sees; `None` for all.
-    pub(crate) fn windows(&self) -> Vec<Option<usize>> {
-        let window = self.hyperparameters.window;
-        self.layers.iter().map(|layer| window.filter(|_| layer.kind.windowed)).collect()
+        let windows: Vec<_> = self.hyperparameters.layer_windows().collect();
+        KvCache::new(self.attention_shape(kv), &windows[self.layer_range.clone()], positions_max)
     }
 
     /// The precision of keys and values that suits the weights: single where every matrix is (such a file is a

@@ -7,8 +7,18 @@ use std::sync::Arc;
 use hublabio_engine::{Input, Isa, KvType, Model, Row, Runner, Shard};
 use support::{SHIPPED, Setup, expected, logits, open_fixture, rows};
 
-const FILES: [&str; 9] = [
+const FILES: [&str; 19] = [
     SHIPPED,
+    "mistral-window-F32",
+    "mixtral-window-F32",
+    "qwen2moe-shared-F32",
+    "qwen3moe-raw-F32",
+    "phi-partial-F32",
+    "gemma2-caps-F32",
+    "gemma3-two-F32",
+    "olmo2-gqa-F32",
+    "granitemoe-six-F32",
+    "stablelm-head-norms-F32",
     "llama-gqa-F32",
     "qwen2-gqa-F16",
     "quant-llama-Q8_0",
@@ -64,8 +74,9 @@ fn other_sequences_in_the_batch_change_no_bit() {
         let vocab = model.hyperparameters().vocab_size;
         let mut cache = model.new_cache(1024, model.default_kv());
         let mut runner = Runner::new(Arc::clone(&model), 2, Isa::best());
-        // Three sequences: ours, one that runs ahead, one that is fed a token at a time, all interleaved.
-        let (ours, ahead, slow) = (cache.create(), cache.create(), cache.create());
+        // Three sequences: ours, one that runs ahead, one that is fed a token at a time, all interleaved. The others have
+        // another limit, which decides between two sets of rotary factors.
+        let (ours, ahead, slow) = (cache.create_for(ids.len()), cache.create(), cache.create_for(16));
         let (mut got, mut at) = (Vec::new(), 0);
         for (step, n) in [5usize, 1, 1, 20, 3, 1, 40, 25].into_iter().enumerate() {
             let mut batch: Vec<Row> = Vec::new();
@@ -106,11 +117,12 @@ fn shared_prefixes_change_no_bit() {
 
 #[test]
 fn a_model_cut_into_shards_is_the_same_model() {
-    for name in ["llama-gqa-F32", "qwen2-gqa-F16"] {
+    for name in ["llama-gqa-F32", "qwen2-gqa-F16", "gemma3-two-F32", "mixtral-window-F32"] {
         let ids = ids(name);
         let whole = bits(&logits(open_fixture(name), &ids, Setup::default()).unwrap());
         let open = |shard: &Shard| Arc::new(Model::open(Arc::new(open_fixture(name)), shard).unwrap());
-        let (front, back) = (open(&Shard::of_layers(0..1)), open(&Shard::of_layers(1..2)));
+        let front = open(&Shard::of_layers(0..1));
+        let back = open(&Shard::of_layers(1..front.hyperparameters().n_layers));
         let kv = front.default_kv();
         let (mut front_cache, mut back_cache) = (front.new_cache(256, kv), back.new_cache(256, kv));
         let (mut first, mut second) = (Runner::new(front, 2, Isa::best()), Runner::new(back, 1, Isa::best()));
@@ -137,4 +149,31 @@ fn unwanted_rows_cost_nothing_and_change_nothing() {
     let n = ids.len();
     batch.iter_mut().for_each(|row| (row.wanted, row.position) = (false, row.position + n as u32));
     assert!(runner.forward(&mut cache, &batch, Input::Tokens).unwrap().is_empty());
+}
+
+/// Keys and values of layers with a window are given back on the way, which must not be seen.
+#[test]
+fn long_sequences_lose_nothing_that_a_window_sees() {
+    for name in ["mistral-window-F32", "gemma3-two-F32"] {
+        let ids: Vec<u32> = ids(name).into_iter().cycle().take(700).collect();
+        let run = |chunk, threads| logits(open_fixture(name), &ids, Setup { chunk, threads, ..Setup::default() }).unwrap();
+        let whole = bits(&run(700, 1));
+        assert!(bits(&run(1, 1)) == whole, "{name}: a token at a time");
+        assert!(bits(&run(61, 2)) == whole, "{name}: in chunks");
+        let model = Arc::new(Model::open(Arc::new(open_fixture(name)), &Shard::whole()).unwrap());
+        let mut cache = model.new_cache(100_000, model.default_kv());
+        let mut runner = Runner::new(Arc::clone(&model), 2, Isa::best());
+        let sequence = cache.create();
+        let mut bytes = Vec::new();
+        for (step, chunk) in ids.chunks(50).enumerate() {
+            runner.forward(&mut cache, &rows(sequence, 50 * step, chunk), Input::Tokens).unwrap();
+            bytes.push(cache.bytes_allocated());
+        }
+        let grown = |from: usize, to: usize| bytes[to] - bytes[from];
+        // Where every layer has a window, memory stops growing; where some have, it grows by the others alone.
+        let windowed = model.hyperparameters().layer_windows().flatten().count();
+        let share = (model.hyperparameters().n_layers - windowed) as f64 / model.hyperparameters().n_layers as f64;
+        assert!(grown(9, 13) as f64 <= grown(0, 4) as f64 * share + 1.0, "{name}: {bytes:?}");
+        assert!(windowed > 0);
+    }
 }

@@ -4,7 +4,7 @@
 mod support;
 
 use hublabio_gguf::Value;
-use support::{Expected, Parts, Setup, expected, fixture_names, logits, max_difference, open_fixture};
+use support::{Expected, Parts, Setup, expected, expected_states, fixture_names, is_encoder, logits, max_difference, open_fixture};
 
 /// Largest difference of a logit (they have σ = 4) in the F32 graphs.
 const TOLERANCE: f32 = 1e-3;
@@ -12,7 +12,7 @@ const TOLERANCE: f32 = 1e-3;
 #[test]
 fn single_precision_graphs_equal_transformers() {
     let mut failed = Vec::new();
-    for name in fixture_names("-F32") {
+    for name in fixture_names("-F32").into_iter().filter(|name| !is_encoder(name)) {
         let Expected { ids, logits: expected } = expected(&name);
         assert!(ids.len() >= 96);
         match logits(open_fixture(&name), &ids, Setup::default()) {
@@ -31,6 +31,24 @@ fn single_precision_graphs_equal_transformers() {
         }
     }
     assert!(failed.is_empty(), "these differ: {failed:?}");
+}
+
+/// The states of all tokens; `crates/runtime/tests/embeddings.rs` checks what they are pooled to.
+#[test]
+fn encoders_equal_transformers() {
+    let names: Vec<String> = fixture_names("-F32").into_iter().filter(|name| is_encoder(name)).collect();
+    assert!(names.len() >= 4);
+    for name in names {
+        let (ids, expected) = expected_states(&name);
+        let difference = max_difference(&logits(open_fixture(&name), &ids, one_piece()).unwrap(), &expected);
+        println!("{name}: largest difference {difference:.2e} over {} tokens", ids.len());
+        assert!(difference <= TOLERANCE, "{name}: {difference}");
+    }
+}
+
+/// An encoder's text goes through at once.
+fn one_piece() -> Setup {
+    Setup { chunk: usize::MAX, ..Setup::default() }
 }
 
 fn log_softmax(logits: &[f32]) -> Vec<f64> {

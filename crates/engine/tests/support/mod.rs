@@ -27,6 +27,11 @@ pub fn fixture_names(suffix: &str) -> Vec<String> {
     names
 }
 
+/// Whether the fixture's expectation is that of an encoder, which `crates/runtime/tests/embeddings.rs` checks.
+pub fn is_encoder(name: &str) -> bool {
+    std::fs::read(fixtures().join(format!("{name}.expect"))).unwrap().starts_with(b"HLE1")
+}
+
 /// A fixture, or the model that is shipped with the binary.
 pub fn open_fixture(name: &str) -> GgufFile {
     if name == SHIPPED {
@@ -53,6 +58,17 @@ pub fn expected(name: &str) -> Expected {
     Expected { ids, logits: logits.chunks_exact(vocab).map(<[f32]>::to_vec).collect() }
 }
 
+/// An encoder's token ids and states, from `HLE1`, u32 n, u32 d, n ids, the embedding `[d]`, states `[n, d]`.
+pub fn expected_states(name: &str) -> (Vec<u32>, Vec<Vec<f32>>) {
+    let bytes = std::fs::read(fixtures().join(format!("{name}.expect"))).unwrap();
+    assert_eq!(&bytes[..4], b"HLE1");
+    let words: Vec<u32> = bytes[4..].chunks_exact(4).map(|w| u32::from_le_bytes(w.try_into().unwrap())).collect();
+    let (n, d) = (words[0] as usize, words[1] as usize);
+    let states: Vec<f32> = words[2 + n + d..].iter().map(|&w| f32::from_bits(w)).collect();
+    assert_eq!(states.len(), n * d);
+    (words[2..2 + n].to_vec(), states.chunks_exact(d).map(<[f32]>::to_vec).collect())
+}
+
 /// How a test runs a model; results must not depend on the first three.
 #[derive(Clone, Copy)]
 pub struct Setup {
@@ -73,10 +89,11 @@ pub fn rows(sequence: SequenceId, first: usize, tokens: &[u32]) -> Vec<Row> {
     tokens.iter().enumerate().map(row).collect()
 }
 
-/// The logits after every one of `ids`.
+/// The logits after every one of `ids`, or of an encoder the states.
 pub fn logits(file: GgufFile, ids: &[u32], setup: Setup) -> Result<Vec<Vec<f32>>> {
     let model = Arc::new(Model::open(Arc::new(file), &Shard::whole())?);
-    let vocab = model.hyperparameters().vocab_size;
+    let h = model.hyperparameters();
+    let vocab = if model.has_logits() { h.vocab_size } else { h.d_model };
     let mut cache = model.new_cache(ids.len(), setup.kv.unwrap_or_else(|| model.default_kv()));
     let mut runner = Runner::new(Arc::clone(&model), setup.threads, setup.isa);
     let sequence = cache.create();
