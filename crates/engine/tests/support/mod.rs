@@ -91,11 +91,15 @@ pub fn rows(sequence: SequenceId, first: usize, tokens: &[u32]) -> Vec<Row> {
 
 /// The logits after every one of `ids`, or of an encoder the states.
 pub fn logits(file: GgufFile, ids: &[u32], setup: Setup) -> Result<Vec<Vec<f32>>> {
-    let model = Arc::new(Model::open(Arc::new(file), &Shard::whole())?);
+    logits_of(&Arc::new(Model::open(Arc::new(file), &Shard::whole())?), ids, setup)
+}
+
+/// As [`logits`], of a model that is open.
+pub fn logits_of(model: &Arc<Model>, ids: &[u32], setup: Setup) -> Result<Vec<Vec<f32>>> {
     let h = model.hyperparameters();
     let vocab = if model.has_logits() { h.vocab_size } else { h.d_model };
     let mut cache = model.new_cache(ids.len(), setup.kv.unwrap_or_else(|| model.default_kv()));
-    let mut runner = Runner::new(Arc::clone(&model), setup.threads, setup.isa);
+    let mut runner = Runner::new(Arc::clone(model), setup.threads, setup.isa);
     let sequence = cache.create();
     let mut out = Vec::new();
     for chunk in ids.chunks(setup.chunk) {
