@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use hublabio_kernels::{
-    ActivationForms, Activations, AttentionRow, Isa, PAGE_POSITIONS, Product, RopeTable, ThreadTeam, add_assign,
-    attention, matmul, rms_norm, rope, swiglu, write_page,
+    Activation, ActivationForms, Activations, AttentionRow, Isa, PAGE_POSITIONS, Product, RopeTable, ThreadTeam,
+    add_assign, attention, gated, matmul, rms_norm, rope, write_page,
 };
 
 use crate::TokenIndex;
@@ -181,7 +181,7 @@ impl Runner {
             }
             b.activations.set(team, *isa, &b.delta, h.d_model, weights.forms());
             b.result.resize(b.x.len() / h.d_model * h.vocab_size, 0.0);
-            matmul(team, *isa, &b.activations, &mut [Product { weights, bias: None, out: &mut b.result }]);
+            matmul(team, *isa, &mut [Product { x: &b.activations, weights, bias: None, out: &mut b.result }]);
             check_finite(model, &b.result)?;
         } else {
             b.result.clone_from(&b.x);
@@ -285,10 +285,11 @@ impl Pass<'_, '_> {
             .iter_mut()
             .map(|(matrix, bias, out)| {
                 out.resize(n * matrix.rows, 0.0);
-                Product { weights: self.model.weights(*matrix), bias: *bias, out: out.as_mut_slice() }
+                let weights = self.model.weights(*matrix);
+                Product { x: &self.b.activations, weights, bias: *bias, out: out.as_mut_slice() }
             })
             .collect();
-        matmul(self.team, self.isa, &self.b.activations, &mut products);
+        matmul(self.team, self.isa, &mut products);
     }
 
     fn norm(&mut self, weight: &[f32]) -> Vec<f32> {
@@ -336,7 +337,7 @@ impl Pass<'_, '_> {
             .map(|row| {
                 let (_, pages) =
                     sequences.iter().find(|(id, _)| *id == row.sequence).expect("collected from the same rows");
-                AttentionRow { pages, len: row.position as usize + 1 }
+                AttentionRow { pages, skip: 0, len: row.position as usize + 1 }
             })
             .collect();
         self.b.attended.resize(rows.len() * h.n_heads * h.value_dim, 0.0);
@@ -380,7 +381,7 @@ impl Pass<'_, '_> {
         let mut up = std::mem::take(&mut self.b.up);
         self.products(&delta, &mut [(layer.gate, None, &mut gate), (layer.up, None, &mut up)]);
         if !gate.is_empty() {
-            swiglu(self.team, self.isa, &mut gate, &up, layer.gate.rows);
+            gated(self.team, self.isa, Activation::Silu, &mut gate, &up, layer.gate.rows);
         }
         self.products(&gate, &mut [(layer.down, None, &mut delta)]);
         add_assign(self.team, &mut self.b.x, &delta);

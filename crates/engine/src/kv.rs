@@ -246,7 +246,15 @@ mod tests {
     use hublabio_kernels::KvType;
 
     fn cache(positions: usize) -> KvCache {
-        let shape = AttentionShape { heads: 2, kv_heads: 1, key_dim: 4, value_dim: 4, scale: 0.5, kv: KvType::F16 };
+        let shape = AttentionShape {
+            heads: 2,
+            kv_heads: 1,
+            key_dim: 4,
+            value_dim: 4,
+            scale: 0.5,
+            soft_cap: 0.0,
+            kv: KvType::F16,
+        };
         KvCache::new(shape, 3, positions)
     }
 

@@ -190,6 +190,7 @@ impl Model {
             key_dim: h.key_dim,
             value_dim: h.value_dim,
             scale: 1.0 / (h.key_dim as f32).sqrt(),
+            soft_cap: 0.0,
             kv,
         }
     }

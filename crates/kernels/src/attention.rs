@@ -13,8 +13,10 @@
 //! however a prompt was cut. All query heads of a group share one pass over their keys and values.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use crate::math::{exp_lanes, exp_one};
+use crate::ops::SoftCap;
 use crate::simd::{Isa, LANES, Operation, Simd};
 use crate::team::{SharedMut, ThreadTeam};
 
@@ -128,6 +130,8 @@ pub struct AttentionShape {
     pub value_dim: usize,
     /// Factor on the scores, `1/√key_dim` as a rule.
     pub scale: f32,
+    /// Scaled scores become `soft_cap · tanh(score / soft_cap)` (Gemma 2); 0 leaves them as they are.
+    pub soft_cap: f32,
     /// How keys and values are stored.
     pub kv: KvType,
 }
@@ -148,12 +152,19 @@ pub fn page_len(shape: &AttentionShape) -> usize {
     shape.keys_len() + shape.kv_heads * shape.padded_value_dim() * PAGE_POSITIONS * shape.kv.words()
 }
 
-/// One row of the batch: the pages of its sequence, and how many positions it may see, its own included.
+/// One row of the batch: pages of its sequence, and which of their positions it may see.
+///
+/// Positions count from the first of the given pages. A causal row of a sequence sees `0 … own position`; one with a sliding
+/// window skips what lies before it, and need not be given the pages that lie before it as a whole; a row of an encoder
+/// sees its whole sequence. For one row always give the same pages: its result depends on where pages begin only
+/// through the sequence, but nobody promises the same bits for two ways of cutting the invisible part.
 #[derive(Clone, Copy)]
 pub struct AttentionRow<'a> {
     /// In order of position, each of [`page_len`].
     pub pages: &'a [&'a [u16]],
-    /// Positions 0 … len-1 are attended to.
+    /// The first position that is attended to.
+    pub skip: usize,
+    /// Positions `skip … len - 1` are attended to.
     pub len: usize,
 }
 
@@ -210,8 +221,8 @@ impl<T: Stored> Operation for Typed<WritePage<'_>, T> {
     }
 }
 
-/// `out[r] = softmax(scale · q[r] · keysᵀ) · values` for each row and head.
-/// `q` is `[n, heads · key_dim]`, `out` `[n, heads · value_dim]`.
+/// `out[r] = softmax(cap(scale · q[r] · keysᵀ)) · values` for each row and head, over the positions that the row sees;
+/// whatever the others hold is not looked at. `q` is `[n, heads · key_dim]`, `out` `[n, heads · value_dim]`.
 ///
 /// # Panics
 /// When the shapes do not fit, a row sees nothing, or a row has too few pages.
@@ -227,7 +238,7 @@ pub fn attention(
     assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "{heads} heads share {kv_heads} keys");
     assert_eq!((q.len(), out.len()), (rows.len() * heads * key_dim, rows.len() * heads * value_dim));
     for row in rows {
-        assert!(row.len > 0 && row.pages.len() * PAGE_POSITIONS >= row.len, "pages for every position");
+        assert!(row.skip < row.len && row.pages.len() * PAGE_POSITIONS >= row.len, "pages for every position");
         assert!(row.pages.iter().all(|p| p.len() == page_len(shape)), "pages of this shape");
     }
     let group = heads / kv_heads;
@@ -252,7 +263,7 @@ pub fn attention(
         }
     };
     let items = rows.len() * kv_heads;
-    let positions: usize = rows.iter().map(|r| r.len).sum();
+    let positions: usize = rows.iter().map(|r| r.len - r.skip).sum();
     if positions * heads * (key_dim + value_dim) < 32 * 1024 {
         (0..items).for_each(work);
     } else {
@@ -303,16 +314,21 @@ fn pass<S: Simd, T: Stored, const G: usize>(s: S, heads: Heads<'_>) {
     sums.resize(G * padded, 0.0);
     let mut max = [f32::NEG_INFINITY; G];
     let mut total = [0.0f32; G];
-    for (p, page) in row.pages.iter().enumerate().take(row.len.div_ceil(PAGE_POSITIONS)) {
-        let valid = PAGE_POSITIONS.min(row.len - p * PAGE_POSITIONS);
+    for p in row.skip / PAGE_POSITIONS..row.len.div_ceil(PAGE_POSITIONS) {
+        let (page, start) = (row.pages[p], p * PAGE_POSITIONS);
+        let visible = row.skip.saturating_sub(start)..PAGE_POSITIONS.min(row.len - start);
         let (keys, values) = page.split_at(shape.keys_len());
         let (keys_len, values_len) = (shape.key_dim * PAGE_POSITIONS * T::WORDS, padded * PAGE_POSITIONS * T::WORDS);
         let keys = &keys[kv_head * keys_len..][..keys_len];
         let values = &values[kv_head * values_len..][..values_len];
-        // 1. Scores of 32 positions, those past the row's own masked.
-        let scores = scores::<S, T, G>(s, shape, q, keys, valid);
-        // 2. The new maximum; what was summed so far shrinks by `shrink`.
+        // 1. Scores of 32 positions, those that the row does not see masked.
         let mut weights = [[0.0f32; PAGE_POSITIONS]; G];
+        let mut scores = scores::<S, T, G>(s, shape, q, keys);
+        if shape.soft_cap > 0.0 {
+            cap::<S, G>(s, shape.soft_cap, &mut scores, &mut weights);
+        }
+        mask(s, &mut scores, &visible);
+        // 2. The new maximum; what was summed so far shrinks by `shrink`.
         let mut shrink = [0.0f32; G];
         for g in 0..G {
             let page_max = s.fold_max(s.fmax(scores[g][0], scores[g][1]));
@@ -332,10 +348,10 @@ fn pass<S: Simd, T: Stored, const G: usize>(s: S, heads: Heads<'_>) {
         let mut d = 0;
         while d < padded {
             if d + 2 * LANES <= padded {
-                weigh::<S, T, G, 2>(s, values, (d, padded, valid), &weights, &shrink, sums);
+                weigh::<S, T, G, 2>(s, values, (d, padded, &visible), &weights, &shrink, sums);
                 d += 2 * LANES;
             } else {
-                weigh::<S, T, G, 1>(s, values, (d, padded, valid), &weights, &shrink, sums);
+                weigh::<S, T, G, 1>(s, values, (d, padded, &visible), &weights, &shrink, sums);
                 d += LANES;
             }
         }
@@ -353,7 +369,6 @@ fn scores<S: Simd, T: Stored, const G: usize>(
     shape: &AttentionShape,
     q: &[f32],
     keys: &[u16],
-    valid: usize,
 ) -> [[S::F; HALVES]; G] {
     let dim = shape.key_dim;
     assert!(q.len() == G * dim && keys.len() == dim * PAGE_POSITIONS * T::WORDS);
@@ -370,19 +385,58 @@ fn scores<S: Simd, T: Stored, const G: usize>(
             }
         }
     }
-    let lane: [f32; LANES] = std::array::from_fn(|i| i as f32);
-    // SAFETY: 16 values.
-    let lane = unsafe { s.fload(lane.as_ptr()) };
-    for half in 0..HALVES {
-        let visible = s.fsplat(valid as f32 - (half * LANES) as f32);
-        for row in &mut scores {
-            let scaled = s.fmul(row[half], s.fsplat(shape.scale));
+    for row in &mut scores {
+        for score in row {
+            let scaled = s.fmul(*score, s.fsplat(shape.scale));
             // A key that overflowed half precision may score -∞, which would hide it: 0 · ±∞ makes it NaN.
-            let scaled = s.fma(scaled, s.fsplat(0.0), scaled);
-            row[half] = s.select_lt(lane, visible, scaled, s.fsplat(f32::NEG_INFINITY));
+            *score = s.fma(scaled, s.fsplat(0.0), scaled);
         }
     }
     scores
+}
+
+/// Soft-caps the scores, by way of `buffer` and one shared copy of the code.
+#[inline(always)]
+fn cap<S: Simd, const G: usize>(
+    s: S,
+    cap: f32,
+    scores: &mut [[S::F; HALVES]; G],
+    buffer: &mut [[f32; PAGE_POSITIONS]; G],
+) {
+    let places = |g: usize, half: usize| (g * HALVES + half) * LANES;
+    let buffer = buffer.as_flattened_mut();
+    for (g, row) in scores.iter().enumerate() {
+        for (half, score) in row.iter().enumerate() {
+            let place = &mut buffer[places(g, half)..][..LANES];
+            // SAFETY: 16 values.
+            unsafe { s.fstore(place.as_mut_ptr(), *score) };
+        }
+    }
+    s.call(SoftCap { x: buffer, cap });
+    for (g, row) in scores.iter_mut().enumerate() {
+        for (half, score) in row.iter_mut().enumerate() {
+            let place = &buffer[places(g, half)..][..LANES];
+            // SAFETY: 16 values.
+            *score = unsafe { s.fload(place.as_ptr()) };
+        }
+    }
+}
+
+/// Scores outside `visible` become -∞, whatever they were.
+#[inline(always)]
+fn mask<S: Simd, const G: usize>(s: S, scores: &mut [[S::F; HALVES]; G], visible: &Range<usize>) {
+    let lane: [f32; LANES] = std::array::from_fn(|i| i as f32);
+    // SAFETY: 16 values.
+    let lane = unsafe { s.fload(lane.as_ptr()) };
+    let hidden = s.fsplat(f32::NEG_INFINITY);
+    for half in 0..HALVES {
+        let position = s.fadd(lane, s.fsplat((half * LANES) as f32));
+        let (start, end) = (s.fsplat(visible.start as f32), s.fsplat(visible.end as f32));
+        for row in &mut *scores {
+            let seen = s.select_lt(position, end, row[half], hidden);
+            row[half] = s.select_lt(position, start, hidden, seen);
+        }
+    }
 }
 
 /// `sums[g][d…] = sums · shrink + Σ weights · values` over `W` vectors of dimensions.
@@ -390,12 +444,12 @@ fn scores<S: Simd, T: Stored, const G: usize>(
 fn weigh<S: Simd, T: Stored, const G: usize, const W: usize>(
     s: S,
     values: &[u16],
-    (d, padded, valid): (usize, usize, usize),
+    (d, padded, visible): (usize, usize, &Range<usize>),
     weights: &[[f32; PAGE_POSITIONS]; G],
     shrink: &[f32; G],
     sums: &mut [f32],
 ) {
-    assert!(valid <= PAGE_POSITIONS && values.len() == padded * PAGE_POSITIONS * T::WORDS);
+    assert!(visible.end <= PAGE_POSITIONS && values.len() == padded * PAGE_POSITIONS * T::WORDS);
     assert!(d + W * LANES <= padded && sums.len() == G * padded);
     // SAFETY: position < 32 and d + 16·W ≤ padded, checked above, bound every index.
     unsafe {
@@ -406,7 +460,7 @@ fn weigh<S: Simd, T: Stored, const G: usize, const W: usize>(
                 acc[g][w] = s.fmul(sum, s.fsplat(shrink[g]));
             }
         }
-        for position in 0..valid {
+        for position in visible.clone() {
             let mut v = [s.fsplat(0.0); W];
             for w in 0..W {
                 v[w] = T::load(s, values.as_ptr(), position * padded + d + w * LANES);
@@ -478,7 +532,7 @@ mod tests {
             for (len, kv) in
                 [1usize, 5, 16, 17, 32, 33, 100].into_iter().flat_map(|l| [(l, KvType::F16), (l, KvType::F32)])
             {
-                let shape = AttentionShape { heads, kv_heads, key_dim, value_dim, scale: 0.2, kv };
+                let shape = AttentionShape { heads, kv_heads, key_dim, value_dim, scale: 0.2, soft_cap: 0.0, kv };
                 let q = wave(heads * key_dim, 0.11);
                 let (keys, values) = (wave(len * kv_heads * key_dim, 0.31), wave(len * kv_heads * value_dim, 0.17));
                 let exact = definition(&shape, &q, &keys, &values, len);
@@ -499,7 +553,7 @@ mod tests {
                     }
                     let pages: Vec<&[u16]> = pages.iter().map(Vec::as_slice).collect();
                     let mut out = vec![0.0; heads * value_dim];
-                    let row = AttentionRow { pages: &pages, len };
+                    let row = AttentionRow { pages: &pages, skip: 0, len };
                     attention(&ThreadTeam::new(2), isa, &shape, &q, &[row], &mut out);
                     for (a, b) in out.iter().zip(&exact) {
                         assert!((f64::from(*a) - b).abs() < 2e-5, "{} {shape:?} len {len}: {a} is not {b}", isa.name());

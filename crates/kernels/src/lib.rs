@@ -21,6 +21,7 @@ mod float_matmul;
 mod integer_form;
 mod math;
 mod matmul;
+mod norm;
 mod ops;
 mod panel;
 mod simd;
@@ -30,9 +31,12 @@ mod team;
 pub use activations::{ActivationForms, Activations};
 pub use attention::{AttentionRow, AttentionShape, KvType, PAGE_POSITIONS, attention, page_len, write_page};
 pub use encode::{ErrorSums, Recode, check_rows, encode_rows, recode_rows};
-pub use math::{exp, log_sum_exp, softmax};
+pub use math::{exp, log_sum_exp, sigmoid, softmax};
 pub use matmul::{Product, WeightMatrix, has_kernel, matmul};
-pub use ops::{RopePairing, RopeTable, add_assign, rms_norm, rope, swiglu};
+pub use norm::{NormKind, layer_norm, norm_heads, rms_norm};
+pub use ops::{
+    Activation, RopePairing, RopeTable, activate, add_assign, add_rows_scaled, add_scaled, gated, rope, scale, soft_cap,
+};
 pub use simd::Isa;
 pub use team::{THREADS_MAX, ThreadTeam};
 

@@ -67,6 +67,17 @@ impl<'a> WeightMatrix<'a> {
         self.data.len()
     }
 
+    /// Rows `first … first + n - 1` as a matrix of their own: one of several matrices that were fused into this one, or
+    /// one expert of a stack `[cols, rows, experts]` that was wrapped as `experts · rows` rows.
+    ///
+    /// # Panics
+    /// When there are fewer rows.
+    #[must_use]
+    pub fn rows_range(&self, first: usize, n: usize) -> Self {
+        assert!(first <= self.rows && n <= self.rows - first, "rows {first}+{n} of {}", self.rows);
+        Self { data: &self.data[first * self.row_bytes..][..n * self.row_bytes], rows: n, ..*self }
+    }
+
     /// The forms of activations that a product with this matrix reads.
     #[must_use]
     pub fn forms(&self) -> ActivationForms {
@@ -132,6 +143,8 @@ pub fn has_kernel(ty: GgmlType) -> bool {
 
 /// One product of a call: `out[n, rows] = x · weightsᵀ + bias`.
 pub struct Product<'a> {
+    /// The activations `[n, cols]`.
+    pub x: &'a Activations,
     /// The weights `[rows, cols]`.
     pub weights: WeightMatrix<'a>,
     /// `[rows]`, added at the end.
@@ -145,17 +158,15 @@ pub struct Product<'a> {
 const COLS_STREAMING: usize = 12;
 const PANELS_MAX: usize = 4;
 
-/// Computes several products of the same activations at once, sharing the threads.
+/// Computes several products at once, sharing the threads. They may have different activations: one call serves the
+/// query, key and value of a layer, or all experts that its tokens chose. What shares a call changes no result.
 ///
 /// # Panics
-/// When shapes do not fit together or `x` lacks a form that a matrix needs.
-pub fn matmul(team: &ThreadTeam, isa: Isa, x: &Activations, products: &mut [Product<'_>]) {
-    let panels = if x.n <= COLS_STREAMING { 1 } else { PANELS_MAX };
-    let slab_rows = panels * LANES;
+/// When the shapes of a product do not fit together or its `x` lacks a form that its matrix needs.
+pub fn matmul(team: &ThreadTeam, isa: Isa, products: &mut [Product<'_>]) {
     let mut jobs = Vec::with_capacity(products.len());
     let mut n_slabs = 0;
-    for product in products.iter_mut() {
-        let Product { weights, bias, out } = product;
+    for Product { x, weights, bias, out } in products.iter_mut() {
         assert_eq!(weights.cols, x.k, "weights of {} columns, activations of {}", weights.cols, x.k);
         assert_eq!(out.len(), x.n * weights.rows, "the output holds n·rows values");
         assert!(bias.is_none_or(|b| b.len() == weights.rows), "a bias per row");
@@ -165,12 +176,20 @@ pub fn matmul(team: &ThreadTeam, isa: Isa, x: &Activations, products: &mut [Prod
             "activations were not prepared for {}",
             weights.ty.name()
         );
-        let first_slab = n_slabs;
-        n_slabs += weights.rows.div_ceil(slab_rows);
-        jobs.push(Job { weights: *weights, bias: *bias, out: SharedMut::new(out), first_slab });
-    }
-    if x.n == 0 {
-        return;
+        if out.is_empty() {
+            continue;
+        }
+        let panels = if x.n <= COLS_STREAMING { 1 } else { PANELS_MAX };
+        let job = Job {
+            x,
+            weights: *weights,
+            bias: *bias,
+            out: SharedMut::new(out),
+            slab_rows: panels * LANES,
+            first_slab: n_slabs,
+        };
+        n_slabs += job.weights.rows.div_ceil(job.slab_rows);
+        jobs.push(job);
     }
     // Several slabs per hand-out where there are many: neighbours stream better, and the cursor rests.
     let per_chunk = (n_slabs / (team.n_threads() * 8)).clamp(1, 32);
@@ -178,24 +197,24 @@ pub fn matmul(team: &ThreadTeam, isa: Isa, x: &Activations, products: &mut [Prod
     let work = |i: usize| {
         for slab in i * per_chunk..((i + 1) * per_chunk).min(n_slabs) {
             let job = &jobs[jobs.partition_point(|j| j.first_slab <= slab) - 1];
-            let first_row = (slab - job.first_slab) * slab_rows;
-            let rows = slab_rows.min(job.weights.rows - first_row);
-            job.slab(isa, x, first_row, rows);
+            let first_row = (slab - job.first_slab) * job.slab_rows;
+            let rows = job.slab_rows.min(job.weights.rows - first_row);
+            job.slab(isa, first_row, rows);
         }
     };
     // Below this many multiply-adds waking the team costs more than it saves.
-    let small = products_work(&jobs, x.n) < 64 * 1024;
+    let small = jobs.iter().map(|j| j.weights.rows * j.weights.cols * j.x.n).sum::<usize>() < 64 * 1024;
     if small { (0..chunks).for_each(work) } else { team.run(chunks, work) }
 }
 
-fn products_work(jobs: &[Job<'_>], n: usize) -> usize {
-    jobs.iter().map(|j| j.weights.rows * j.weights.cols * n).sum()
-}
-
 struct Job<'a> {
+    x: &'a Activations,
     weights: WeightMatrix<'a>,
     bias: Option<&'a [f32]>,
     out: SharedMut<'a, f32>,
+    /// Rows of a slab, by the number of columns.
+    slab_rows: usize,
+    /// The number of its first slab among those of the call.
     first_slab: usize,
 }
 
@@ -208,7 +227,8 @@ thread_local! {
 }
 
 impl Job<'_> {
-    fn slab(&self, isa: Isa, x: &Activations, first_row: usize, rows: usize) {
+    fn slab(&self, isa: Isa, first_row: usize, rows: usize) {
+        let x = self.x;
         SCRATCH.with_borrow_mut(|(sums, panels)| {
             sums.clear();
             sums.resize(rows.div_ceil(LANES) * x.n * LANES, 0.0);

@@ -86,7 +86,7 @@ fn product(isa: Isa, threads: usize, ty: GgmlType, data: &[u8], (rows, cols): (u
     let mut activations = Activations::new();
     activations.set(&team, isa, x, cols, weights.forms());
     let mut out = vec![f32::NAN; x.len() / cols * rows];
-    matmul(&team, isa, &activations, &mut [Product { weights, bias: None, out: &mut out }]);
+    matmul(&team, isa, &mut [Product { x: &activations, weights, bias: None, out: &mut out }]);
     out
 }
 
@@ -264,10 +264,9 @@ fn several_products_share_their_activations() {
     matmul(
         &team,
         isa,
-        &activations,
         &mut [
-            Product { weights: wa, bias: None, out: &mut out_a },
-            Product { weights: wb, bias: Some(&bias), out: &mut out_b },
+            Product { x: &activations, weights: wa, bias: None, out: &mut out_a },
+            Product { x: &activations, weights: wb, bias: Some(&bias), out: &mut out_b },
         ],
     );
     assert_eq!(out_a, product(isa, 1, GgmlType::Q4_K, &a, (40, 512), &x));
@@ -275,6 +274,89 @@ fn several_products_share_their_activations() {
     for (i, (with, without)) in out_b.iter().zip(without).enumerate() {
         assert_eq!(*with, without + bias[i % 7]);
     }
+}
+
+/// Experts with rows of their own, beside one another in a stack: one call gives what a call for each gives.
+#[test]
+fn products_of_different_activations_share_a_call() {
+    let mut random = Random(7);
+    for ty in [GgmlType::Q4_K, GgmlType::Q8_0, GgmlType::F16, GgmlType::IQ2_XS] {
+        let (rows, cols) = (72, 512);
+        let counts = [5usize, 0, 1, 40, 13, 2];
+        let stack = random_weights(&mut random, ty, counts.len() * rows, cols);
+        let stack_matrix = WeightMatrix::new(ty, &stack, counts.len() * rows, cols).unwrap();
+        let narrow = random_weights(&mut random, GgmlType::Q5_0, 24, 96);
+        let narrow_matrix = WeightMatrix::new(GgmlType::Q5_0, &narrow, 24, 96).unwrap();
+        let narrow_x: Vec<f32> = (0..3 * 96).map(|_| random.float()).collect();
+        let xs: Vec<Vec<f32>> = counts.iter().map(|n| (0..n * cols).map(|_| random.float()).collect()).collect();
+        for isa in Isa::available() {
+            for threads in [1, 3] {
+                let team = ThreadTeam::new(threads);
+                let mut activations: Vec<Activations> = Vec::new();
+                for x in &xs {
+                    activations.push(Activations::new());
+                    activations.last_mut().unwrap().set(&team, isa, x, cols, stack_matrix.forms());
+                }
+                let mut narrow_activations = Activations::new();
+                narrow_activations.set(&team, isa, &narrow_x, 96, narrow_matrix.forms());
+                let mut outs: Vec<Vec<f32>> = counts.iter().map(|n| vec![f32::NAN; n * rows]).collect();
+                let mut narrow_out = vec![f32::NAN; 3 * 24];
+                let mut products: Vec<Product<'_>> = outs
+                    .iter_mut()
+                    .zip(&activations)
+                    .enumerate()
+                    .map(|(expert, (out, x))| {
+                        let weights = stack_matrix.rows_range(expert * rows, rows);
+                        Product { x, weights, bias: None, out }
+                    })
+                    .collect();
+                let narrow_product =
+                    Product { x: &narrow_activations, weights: narrow_matrix, bias: None, out: &mut narrow_out };
+                products.insert(2, narrow_product);
+                matmul(&team, isa, &mut products);
+                drop(products);
+                let bytes = stack.len() / counts.len();
+                for (expert, (x, out)) in xs.iter().zip(&outs).enumerate() {
+                    let data = &stack[expert * bytes..(expert + 1) * bytes];
+                    assert!(*out == product(isa, 1, ty, data, (rows, cols), x), "{} {ty} {expert}", isa.name());
+                }
+                assert_eq!(narrow_out, product(isa, 1, GgmlType::Q5_0, &narrow, (24, 96), &narrow_x));
+            }
+        }
+    }
+}
+
+/// A range of rows is those rows of the whole product, wherever it begins.
+#[test]
+fn a_range_of_rows_is_a_part_of_the_product() {
+    let mut random = Random(8);
+    let (rows, cols, n) = (77, 512, 3);
+    for ty in types() {
+        let data = random_weights(&mut random, ty, rows, cols);
+        let x: Vec<f32> = (0..n * cols).map(|_| random.float()).collect();
+        let isa = Isa::best();
+        let whole = product(isa, 1, ty, &data, (rows, cols), &x);
+        let matrix = WeightMatrix::new(ty, &data, rows, cols).unwrap();
+        let team = ThreadTeam::new(1);
+        let mut activations = Activations::new();
+        activations.set(&team, isa, &x, cols, matrix.forms());
+        for (first, len) in [(0, 77), (0, 1), (5, 33), (76, 1), (40, 0)] {
+            let mut out = vec![f32::NAN; n * len];
+            let weights = matrix.rows_range(first, len);
+            assert_eq!((weights.rows(), weights.bytes()), (len, len * data.len() / rows));
+            matmul(&team, isa, &mut [Product { x: &activations, weights, bias: None, out: &mut out }]);
+            for c in 0..n {
+                assert_eq!(out[c * len..(c + 1) * len], whole[c * rows + first..][..len], "{ty} {first}+{len}");
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "rows 70+8 of 77")]
+fn a_range_past_the_end_is_refused() {
+    let data = vec![0; 77 * 18];
+    let _ = WeightMatrix::new(GgmlType::Q4_0, &data, 77, 32).unwrap().rows_range(70, 8);
 }
 
 #[test]
