@@ -154,10 +154,10 @@ pub fn page_len(shape: &AttentionShape) -> usize {
 
 /// One row of the batch: pages of its sequence, and which of their positions it may see.
 ///
-/// Positions count from the first of the given pages. A causal row of a sequence sees `0 … own position`; one with a sliding
-/// window skips what lies before it, and need not be given the pages that lie before it as a whole; a row of an encoder
-/// sees its whole sequence. For one row always give the same pages: its result depends on where pages begin only
-/// through the sequence, but nobody promises the same bits for two ways of cutting the invisible part.
+/// Positions count from the first of the given pages. A causal row sees `0 … own position`, one with a sliding window
+/// skips what lies before it, a row of an encoder sees its whole sequence. Pages before the first visible position are
+/// not touched and may be left out, with `skip` and `len` lessened by 32 for each: the result has the same bits. It
+/// depends on where pages begin, which is at multiples of 32 of the sequence.
 #[derive(Clone, Copy)]
 pub struct AttentionRow<'a> {
     /// In order of position, each of [`page_len`].
@@ -484,38 +484,87 @@ fn weigh<S: Simd, T: Stored, const G: usize, const W: usize>(
 mod tests {
     use super::*;
     use hublabio_gguf::F16;
+    use proptest::prelude::*;
 
     fn wave(n: usize, f: f32) -> Vec<f32> {
         (0..n).map(|i| (i as f32 * f).sin() * 1.5).collect()
     }
 
+    /// Keys `[len, kv_heads, key_dim]`, values `[len, kv_heads, value_dim]`, and the pages that they lie in.
+    struct Cache {
+        keys: Vec<f32>,
+        values: Vec<f32>,
+        pages: Vec<Vec<u16>>,
+    }
+
+    impl Cache {
+        /// The visible positions are written; all other slots hold NaN, which must not be read into a result.
+        fn new(isa: Isa, shape: &AttentionShape, visible: Range<usize>) -> Self {
+            let (k, v) = (shape.kv_heads * shape.key_dim, shape.kv_heads * shape.value_dim);
+            let (keys, values) = (wave(visible.end * k, 0.31), wave(visible.end * v, 0.17));
+            let mut pages = vec![vec![0x7fffu16; page_len(shape)]; visible.end.div_ceil(PAGE_POSITIONS)];
+            for p in visible {
+                let page = &mut pages[p / PAGE_POSITIONS];
+                let (key, value) = (&keys[p * k..(p + 1) * k], &values[p * v..(p + 1) * v]);
+                write_page(isa, shape, page, p % PAGE_POSITIONS, key, value);
+            }
+            Self { keys, values, pages }
+        }
+
+        fn pages(&self) -> Vec<&[u16]> {
+            self.pages.iter().map(Vec::as_slice).collect()
+        }
+    }
+
+    fn attend(isa: Isa, threads: usize, shape: &AttentionShape, q: &[f32], rows: &[AttentionRow<'_>]) -> Vec<f32> {
+        let mut out = vec![f32::NAN; rows.len() * shape.heads * shape.value_dim];
+        attention(&ThreadTeam::new(threads), isa, shape, q, rows, &mut out);
+        out
+    }
+
     /// The definition, in f64, on stored keys and values.
-    fn definition(shape: &AttentionShape, q: &[f32], keys: &[f32], values: &[f32], len: usize) -> Vec<f64> {
-        let half = |x: f32| match shape.kv {
+    fn definition(shape: &AttentionShape, q: &[f32], cache: &Cache, visible: Range<usize>) -> Vec<f64> {
+        let stored = |x: f32| match shape.kv {
             KvType::F16 => f64::from(F16::from_f32(x).to_f32()),
             KvType::F32 => f64::from(x),
         };
-        let group = shape.heads / shape.kv_heads;
+        let cap = f64::from(shape.soft_cap);
         let mut out = Vec::new();
-        for head in 0..shape.heads {
-            let kv = head / group;
+        for (head, q) in q.chunks_exact(shape.key_dim).enumerate() {
+            let kv = head / (shape.heads / shape.kv_heads);
             let score = |p: usize| -> f64 {
-                (0..shape.key_dim)
-                    .map(|d| {
-                        f64::from(q[head * shape.key_dim + d])
-                            * half(keys[(p * shape.kv_heads + kv) * shape.key_dim + d])
-                    })
-                    .sum::<f64>()
-                    * f64::from(shape.scale)
+                let key = &cache.keys[(p * shape.kv_heads + kv) * shape.key_dim..];
+                let dot: f64 = q.iter().zip(key).map(|(&q, &k)| f64::from(q) * stored(k)).sum();
+                let score = dot * f64::from(shape.scale);
+                if cap > 0.0 { cap * libm::tanh(score / cap) } else { score }
             };
-            let weights: Vec<f64> = (0..len).map(|p| score(p).exp()).collect();
+            let scores: Vec<f64> = visible.clone().map(score).collect();
+            let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
             let total: f64 = weights.iter().sum();
             for d in 0..shape.value_dim {
-                let value = |p: usize| half(values[(p * shape.kv_heads + kv) * shape.value_dim + d]);
-                out.push((0..len).map(|p| weights[p] * value(p)).sum::<f64>() / total);
+                let value = |p: usize| stored(cache.values[(p * shape.kv_heads + kv) * shape.value_dim + d]);
+                out.push(visible.clone().zip(&weights).map(|(p, w)| w * value(p)).sum::<f64>() / total);
             }
         }
         out
+    }
+
+    /// One row that sees `visible`: every instruction set against the definition and against the others.
+    fn check(shape: &AttentionShape, visible: Range<usize>) {
+        let q = wave(shape.heads * shape.key_dim, 0.11);
+        let mut first: Option<Vec<f32>> = None;
+        for isa in Isa::available() {
+            let cache = Cache::new(isa, shape, visible.clone());
+            let exact = definition(shape, &q, &cache, visible.clone());
+            let pages = cache.pages();
+            let out =
+                attend(isa, 2, shape, &q, &[AttentionRow { pages: &pages, skip: visible.start, len: visible.end }]);
+            for (a, b) in out.iter().zip(&exact) {
+                assert!((f64::from(*a) - b).abs() < 2e-5, "{} {shape:?} {visible:?}: {a} is not {b}", isa.name());
+            }
+            assert_eq!(*first.get_or_insert(out.clone()), out, "{}", isa.name());
+        }
     }
 
     #[test]
@@ -529,36 +578,119 @@ mod tests {
             (14, 2, 64, 64),
             (10, 1, 16, 48),
         ] {
-            for (len, kv) in
-                [1usize, 5, 16, 17, 32, 33, 100].into_iter().flat_map(|l| [(l, KvType::F16), (l, KvType::F32)])
-            {
-                let shape = AttentionShape { heads, kv_heads, key_dim, value_dim, scale: 0.2, soft_cap: 0.0, kv };
-                let q = wave(heads * key_dim, 0.11);
-                let (keys, values) = (wave(len * kv_heads * key_dim, 0.31), wave(len * kv_heads * value_dim, 0.17));
-                let exact = definition(&shape, &q, &keys, &values, len);
-                let mut first: Option<Vec<f32>> = None;
-                for isa in Isa::available() {
-                    // Slots that were never written hold NaN: they must not be read into the result.
-                    let mut pages = vec![vec![0x7fffu16; page_len(&shape)]; len.div_ceil(PAGE_POSITIONS)];
-                    for p in 0..len {
-                        let (k, v) = (kv_heads * key_dim, kv_heads * value_dim);
-                        write_page(
-                            isa,
-                            &shape,
-                            &mut pages[p / PAGE_POSITIONS],
-                            p % PAGE_POSITIONS,
-                            &keys[p * k..(p + 1) * k],
-                            &values[p * v..(p + 1) * v],
-                        );
-                    }
-                    let pages: Vec<&[u16]> = pages.iter().map(Vec::as_slice).collect();
-                    let mut out = vec![0.0; heads * value_dim];
-                    let row = AttentionRow { pages: &pages, skip: 0, len };
-                    attention(&ThreadTeam::new(2), isa, &shape, &q, &[row], &mut out);
-                    for (a, b) in out.iter().zip(&exact) {
-                        assert!((f64::from(*a) - b).abs() < 2e-5, "{} {shape:?} len {len}: {a} is not {b}", isa.name());
-                    }
-                    assert_eq!(*first.get_or_insert(out.clone()), out, "{}", isa.name());
+            for len in [1usize, 5, 16, 17, 32, 33, 100] {
+                for kv in [KvType::F16, KvType::F32] {
+                    check(
+                        &AttentionShape { heads, kv_heads, key_dim, value_dim, scale: 0.2, soft_cap: 0.0, kv },
+                        0..len,
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn wide_heads_windows_and_soft_caps_equal_the_definition() {
+        for dim in [256, 512] {
+            for soft_cap in [0.0, 1.5] {
+                for visible in [0..40, 7..40, 31..33, 32..33, 33..97] {
+                    let scale = 1.0 / (dim as f32).sqrt();
+                    let kv = KvType::F16;
+                    let shape =
+                        AttentionShape { heads: 4, kv_heads: 2, key_dim: dim, value_dim: dim, scale, soft_cap, kv };
+                    check(&shape, visible);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn any_shape_and_window_equals_the_definition(
+            (kv_heads, group) in (1usize..4, 1usize..12),
+            (key_dim, value_dim) in (1usize..50, 1usize..50),
+            soft_cap in prop_oneof![Just(0.0f32), 0.3f32..20.0],
+            single in any::<bool>(),
+            (skip, seen) in (0usize..110, 1usize..110),
+        ) {
+            let kv = if single { KvType::F32 } else { KvType::F16 };
+            let heads = kv_heads * group;
+            check(&AttentionShape { heads, kv_heads, key_dim, value_dim, scale: 0.3, soft_cap, kv }, skip..skip + seen);
+        }
+    }
+
+    /// A sliding window over a batch: what a row gets does not depend on threads, neighbours, or what they see.
+    #[test]
+    fn neighbours_and_threads_change_nothing() {
+        let kv = KvType::F16;
+        let shape = AttentionShape { heads: 6, kv_heads: 2, key_dim: 40, value_dim: 24, scale: 0.2, soft_cap: 3.0, kv };
+        let (n, window) = (90, 37);
+        let q = wave(n * shape.heads * shape.key_dim, 0.11);
+        for isa in Isa::available() {
+            let cache = Cache::new(isa, &shape, 0..n);
+            let pages = cache.pages();
+            // Only the pages that the window touches, as the engine gives them.
+            let row = |i: usize| {
+                let start = (i + 1usize).saturating_sub(window);
+                let hidden = start / PAGE_POSITIONS;
+                let (skip, len) = (start - hidden * PAGE_POSITIONS, i + 1 - hidden * PAGE_POSITIONS);
+                AttentionRow { pages: &pages[hidden..], skip, len }
+            };
+            let rows: Vec<AttentionRow<'_>> = (0..n).map(row).collect();
+            let whole = attend(isa, 1, &shape, &q, &rows);
+            let all_pages = |i: usize| AttentionRow { pages: &pages, skip: (i + 1).saturating_sub(window), len: i + 1 };
+            let with_hidden: Vec<AttentionRow<'_>> = (0..n).map(all_pages).collect();
+            assert!(attend(isa, 1, &shape, &q, &with_hidden) == whole, "{}: hidden pages", isa.name());
+            for threads in [2, 4] {
+                assert!(attend(isa, threads, &shape, &q, &rows) == whole, "{threads} threads");
+            }
+            let (q_width, out_width) = (shape.heads * shape.key_dim, shape.heads * shape.value_dim);
+            for i in 0..n {
+                let q = &q[i * q_width..(i + 1) * q_width];
+                let alone = attend(isa, 1, &shape, q, &rows[i..=i]);
+                assert!(alone == whole[i * out_width..(i + 1) * out_width], "{} row {i}", isa.name());
+                let start = (i + 1).saturating_sub(window);
+                for (a, b) in alone.iter().zip(definition(&shape, q, &cache, start..i + 1)) {
+                    assert!((f64::from(*a) - b).abs() < 2e-5, "{} row {i}: {a} is not {b}", isa.name());
+                }
+            }
+        }
+    }
+
+    /// Encoders: every row sees the whole sequence.
+    #[test]
+    fn rows_that_see_all_are_equal_where_their_queries_are() {
+        let kv = KvType::F32;
+        let shape = AttentionShape { heads: 3, kv_heads: 3, key_dim: 32, value_dim: 32, scale: 0.2, soft_cap: 0.0, kv };
+        let isa = Isa::best();
+        let cache = Cache::new(isa, &shape, 0..45);
+        let pages = cache.pages();
+        let q = wave(shape.heads * shape.key_dim, 0.11);
+        let rows = [AttentionRow { pages: &pages, skip: 0, len: 45 }; 45];
+        let out = attend(isa, 2, &shape, &q.repeat(45), &rows);
+        let exact = definition(&shape, &q, &cache, 0..45);
+        for row in out.chunks_exact(exact.len()) {
+            assert!(row.iter().zip(&exact).all(|(a, b)| (f64::from(*a) - b).abs() < 2e-5));
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_is_seen_where_it_is_visible_only() {
+        let kv = KvType::F16;
+        let isas = Isa::available();
+        for soft_cap in [0.0, 2.0] {
+            let shape = AttentionShape { heads: 2, kv_heads: 1, key_dim: 8, value_dim: 8, scale: 0.3, soft_cap, kv };
+            let q: Vec<f32> = wave(16, 0.11).iter().map(|x| x.abs() + 0.1).collect();
+            for (&isa, bad) in isas.iter().flat_map(|isa| [1e30f32, -1e30, f32::NAN].map(|bad| (isa, bad))) {
+                let mut cache = Cache::new(isa, &shape, 0..70);
+                // A key that overflows half precision at position 40.
+                write_page(isa, &shape, &mut cache.pages[1], 40 - PAGE_POSITIONS, &[bad; 8], &[1.0; 8]);
+                let pages = cache.pages();
+                for (skip, len, hit) in [(0, 70, true), (40, 41, true), (0, 40, false), (41, 70, false), (3, 41, true)]
+                {
+                    let out = attend(isa, 1, &shape, &q, &[AttentionRow { pages: &pages, skip, len }]);
+                    assert!(out.iter().all(|x| x.is_finite() != hit), "{} {bad} {skip}..{len}: {out:?}", isa.name());
                 }
             }
         }
