@@ -2,6 +2,7 @@
 //!
 //! `program.rs` runs it, `tiny.rs` makes small model files, whole or broken in one place; the other files are the tests.
 
+mod architectures;
 mod bad_input;
 mod convert;
 mod imatrix;
