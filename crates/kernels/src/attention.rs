@@ -235,34 +235,36 @@ pub fn attention(
     out: &mut [f32],
 ) {
     let AttentionShape { heads, kv_heads, key_dim, value_dim, .. } = *shape;
-    assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "{heads} heads share {kv_heads} keys");
+    assert!(kv_heads > 0 && heads > 0 && heads.is_multiple_of(kv_heads), "{heads} heads share {kv_heads} keys");
     assert_eq!((q.len(), out.len()), (rows.len() * heads * key_dim, rows.len() * heads * value_dim));
     for row in rows {
         assert!(row.skip < row.len && row.pages.len() * PAGE_POSITIONS >= row.len, "pages for every position");
         assert!(row.pages.iter().all(|p| p.len() == page_len(shape)), "pages of this shape");
     }
     let group = heads / kv_heads;
+    // One pass over keys and values serves as many heads of a group as it can, unless threads would have nothing to do:
+    // heads do not see one another, so how they are shared out changes no result.
+    let parts = team.n_threads().div_ceil((rows.len() * kv_heads).max(1)).min(group);
+    let width = group.div_ceil(parts).min(HEADS_MAX);
+    let passes = group.div_ceil(width);
     let out = SharedMut::new(out);
     let work = |i: usize| {
         // Later rows see more: hand out the long ones first.
-        let (r, kv_head) = (rows.len() - 1 - i / kv_heads, i % kv_heads);
-        let mut head = kv_head * group;
-        while head < (kv_head + 1) * group {
-            let width = HEADS_MAX.min((kv_head + 1) * group - head);
-            let q = &q[(r * heads + head) * key_dim..][..width * key_dim];
-            // SAFETY: heads and rows are disjoint pieces of the output.
-            let out = unsafe { out.slice((r * heads + head) * value_dim, width * value_dim) };
-            SUMS.with_borrow_mut(|sums| {
-                let heads = Heads { shape, row: rows[r], kv_head, q, out, sums };
-                match shape.kv {
-                    KvType::F16 => isa.run(Typed(heads, Half)),
-                    KvType::F32 => isa.run(Typed(heads, Single)),
-                }
-            });
-            head += width;
-        }
+        let (r, i) = (rows.len() - 1 - i / (kv_heads * passes), i % (kv_heads * passes));
+        let (kv_head, first) = (i / passes, i % passes * width);
+        let (head, width) = (kv_head * group + first, width.min(group - first));
+        let q = &q[(r * heads + head) * key_dim..][..width * key_dim];
+        // SAFETY: heads and rows are disjoint pieces of the output.
+        let out = unsafe { out.slice((r * heads + head) * value_dim, width * value_dim) };
+        SUMS.with_borrow_mut(|sums| {
+            let heads = Heads { shape, row: rows[r], kv_head, q, out, sums };
+            match shape.kv {
+                KvType::F16 => isa.run(Typed(heads, Half)),
+                KvType::F32 => isa.run(Typed(heads, Single)),
+            }
+        });
     };
-    let items = rows.len() * kv_heads;
+    let items = rows.len() * kv_heads * passes;
     let positions: usize = rows.iter().map(|r| r.len - r.skip).sum();
     if positions * heads * (key_dim + value_dim) < 32 * 1024 {
         (0..items).for_each(work);

@@ -1,5 +1,5 @@
 //! Numbers on this CPU: matrix products with every block format, attention, norms, rotary
-//! embeddings, softmax, and the thread team that runs them.
+//! embeddings, activation functions, softmax, and the thread team that runs them.
 //!
 //! This room knows no model and no file: it gets slices and shapes. It is the only room with
 //! `unsafe` (next to the one file that maps memory). Everything is written once over
@@ -9,7 +9,7 @@
 //! the batch, or the instruction set. `matmul.rs` begins with the rule that makes it so.
 //!
 //! Where to go next: `simd/` (the sixteen lanes), `panel.rs` and `integer_form.rs` (the formats), `matmul.rs` and `stream.rs` (products of many
-//! columns, and of one), `attention.rs`, `team.rs`.
+//! columns, and of one), `attention.rs`, `norm.rs`, `ops.rs` (all else that goes row by row), `team.rs`.
 
 #[cfg(target_endian = "big")]
 compile_error!("kernels read little-endian files as they lie in memory: there is no port to big-endian machines");
