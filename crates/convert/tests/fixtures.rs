@@ -51,6 +51,9 @@ fn described(value: &Value) -> Json {
         Value::Array(Array::I32(items)) => {
             array("ARRAY INT32", items.len(), fnv1a(items.iter().flat_map(|item| item.to_le_bytes())))
         }
+        Value::Array(Array::Bool(items)) => {
+            array("ARRAY BOOL", items.len(), fnv1a(items.iter().map(|&item| u8::from(item))))
+        }
         other => panic!("no converter writes {other:?}"),
     }
 }
@@ -60,7 +63,7 @@ fn every_fixture_becomes_what_the_reference_makes_of_it() {
     let mut names: Vec<String> =
         std::fs::read_dir(fixtures()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
-    assert_eq!(names.len(), 11);
+    assert_eq!(names.len(), 20);
     for name in names {
         let (_, file) = convert(&name, OutputType::Auto);
         let text = std::fs::read(fixtures().join(&name).join("expected.json")).unwrap();
@@ -106,8 +109,26 @@ fn the_type_is_that_of_the_matrices_alone() {
 fn what_is_left_out_is_said() {
     let plan = Plan::new(&fixtures().join("gemma3-vision"), OutputType::Auto).unwrap();
     assert!(plan.notes()[0].contains("34 tensors of the vision model are left out"), "{:?}", plan.notes());
-    for name in ["llama", "llama3", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3"] {
+    for name in
+        ["llama", "llama3", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3", "qwen2moe", "qwen3moe", "granite"]
+    {
         let plan = Plan::new(&fixtures().join(name), OutputType::Auto).unwrap();
         assert!(plan.notes().is_empty(), "{name}: {:?}", plan.notes());
+    }
+}
+
+/// What `transformers` does and llama.cpp does not is in the file, and said.
+#[test]
+fn what_only_some_readers_know_is_said() {
+    for (name, notes) in [
+        ("mistral", &["the sliding window of 48 tokens"][..]),
+        ("mixtral", &["the sliding window of 40 tokens"]),
+        ("qwen2moe-fused", &["`norm_topk_prob` is true", "the sliding window of 32 tokens"]),
+    ] {
+        let plan = Plan::new(&fixtures().join(name), OutputType::Auto).unwrap();
+        assert_eq!(plan.notes().len(), notes.len(), "{name}: {:?}", plan.notes());
+        for (found, expected) in plan.notes().iter().zip(notes) {
+            assert!(found.contains(expected) && found.contains("llama.cpp does not"), "{name}: {found}");
+        }
     }
 }
