@@ -8,7 +8,7 @@
 //! It refuses to know how a model computes: no graph, no kernels, no text goes through a tokenizer here. It opens no
 //! network connection and runs no code from the folder.
 //!
-//! Where to go next: [`Plan::new`] reads a folder, [`Plan::write`] writes the file; `model.rs` holds what differs
+//! Where to go next: [`Plan::new`] reads a folder, [`Plan::adapter`] that of an adapter, [`Plan::write`] writes the file; `model.rs` holds what differs
 //! between the families' configurations, `metadata.rs` their keys, `rules.rs` their tensors;
 //! [`safetensors`] and [`tokenizer`] read the foreign formats.
 //!
@@ -17,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+mod adapter;
 mod checkpoint;
 mod config;
 mod error;

@@ -51,14 +51,14 @@ impl Model {
                 notes.extend(self.write_rope(&mut keys)?);
             }
             Family::Phi3 => self.write_phi3(config, &mut keys)?,
-            Family::Gemma => self.refuse_rope_changes()?,
+            Family::Gemma => self.write_gemma_rope(&mut keys)?,
             Family::Gemma2 => {
-                self.refuse_rope_changes()?;
+                self.write_gemma_rope(&mut keys)?;
                 for (key, default) in [("attn_logit_softcapping", 50.0), ("final_logit_softcapping", 30.0)] {
                     keys.f32(key, soft_cap(config, key, default)?);
                 }
                 self.write_window(config, &mut keys, 2)?;
-                self.check_attention_scale(config, 46)?;
+                notes.extend(self.write_attention_scale(config, &mut keys, 46)?);
             }
             Family::Gemma3 => {
                 notes.extend(self.write_rope(&mut keys)?);
@@ -70,7 +70,7 @@ impl Model {
                     keys.f32("final_logit_softcapping", cap);
                 }
                 self.write_window(config, &mut keys, 6)?;
-                self.check_attention_scale(config, 62)?;
+                notes.extend(self.write_attention_scale(config, &mut keys, 62)?);
             }
             Family::StableLm => {
                 keys.u32("rope.dimension_count", self.rope_dimensions());
@@ -158,8 +158,7 @@ impl Model {
         if self.family.is_gemma() || self.family.is_encoder() {
             return Err(self.no_scaling(kind));
         }
-        let known = self.family.rotates_neighbours();
-        Ok((!known).then(|| {
+        Ok((arch != "llama").then(|| {
             format!("the {kind} scaling of positions is in the file; llama.cpp does not know it in `{arch}` files")
         }))
     }
@@ -228,11 +227,10 @@ impl Model {
         Ok(())
     }
 
-    /// Files of Gemma 1 and 2 say nothing about rotation: readers take θ = 10,000 and no scaling.
-    fn refuse_rope_changes(&self) -> Result<(), Error> {
+    /// Published models of Gemma 1 and 2 have θ = 10,000, which readers take where a file does not say it.
+    fn write_gemma_rope(&self, keys: &mut Keys<'_>) -> Result<(), Error> {
         if self.rope.base != 1e4 {
-            let advice = format!("a `{}` file cannot say it, readers take 10000", self.family.gguf_name());
-            return Err(Error::bad_key("rope_theta", self.rope.base, advice));
+            keys.f32("rope.freq_base", self.rope.base);
         }
         if self.rope.scaling == Scaling::None { Ok(()) } else { Err(self.no_scaling("scaling")) }
     }
@@ -280,16 +278,25 @@ impl Model {
         })
     }
 
-    /// Files do not hold the scale of attention: readers take 1/√head, of the one largest model 1/√(width / heads).
-    fn check_attention_scale(&self, config: &Config, layers_of_largest: u32) -> Result<(), Error> {
-        let scalar = config.f64_opt("query_pre_attn_scalar")?.unwrap_or(256.0);
-        let read = if self.n_layer == layers_of_largest { self.n_embd / self.n_head } else { self.head_dim };
-        if scalar == f64::from(read) {
-            return Ok(());
+    /// The scale of attention where it is another one than readers derive: 1/√head, of the one largest model
+    /// 1/√(width / heads).
+    fn write_attention_scale(
+        &self,
+        config: &Config,
+        keys: &mut Keys<'_>,
+        layers_of_largest: u32,
+    ) -> Result<Option<String>, Error> {
+        let key = "query_pre_attn_scalar";
+        let scalar = config.f64_opt(key)?.unwrap_or(256.0);
+        let derived = if self.n_layer == layers_of_largest { self.n_embd / self.n_head } else { self.head_dim };
+        if scalar == f64::from(derived) {
+            return Ok(None);
         }
-        let advice =
-            format!("a `{}` file of this size means {read}, and cannot say anything else", self.family.gguf_name());
-        Err(Error::bad_key("query_pre_attn_scalar", scalar, advice))
+        if scalar as f32 <= 0.0 {
+            return Err(Error::bad_key(key, scalar, "expected a number above 0"));
+        }
+        keys.f32("attention.scale", scalar.sqrt().recip());
+        Ok(Some(format!("`{key}` is {scalar}, which the file says; llama.cpp takes {derived} in a model of this size")))
     }
 }
 

@@ -37,9 +37,9 @@ pub struct Plan {
     pub(crate) writer: Writer,
     pub(crate) tensors: Vec<(Tensor, GgmlType)>,
     pub(crate) weights: Weights,
-    family: Family,
-    ty: GgmlType,
-    notes: Vec<String>,
+    pub(crate) family: Family,
+    pub(crate) ty: GgmlType,
+    pub(crate) notes: Vec<String>,
 }
 
 impl Plan {
@@ -89,16 +89,7 @@ impl Plan {
         let mut writer = Writer::with_metadata(metadata);
         let mut typed = Vec::with_capacity(tensors.len());
         for tensor in tensors {
-            let mut its = if is_f32_always(&tensor) { GgmlType::F32 } else { ty };
-            let columns = *tensor.shape.last().expect("a rule's shape has a dimension");
-            if !columns.is_multiple_of(its.block_len() as u64) {
-                notes.push(format!(
-                    "{} is F16: its rows of {columns} are no multiple of {}",
-                    tensor.name,
-                    its.block_len()
-                ));
-                its = GgmlType::F16;
-            }
+            let its = fitting(&tensor, ty, &mut notes);
             let dims: Vec<u64> = tensor.shape.iter().rev().copied().collect();
             writer.add_tensor(&tensor.name, &dims, its)?;
             typed.push((tensor, its));
@@ -146,8 +137,20 @@ fn is_f32_always(tensor: &Tensor) -> bool {
     tensor.shape.len() < 2 || NAMES.iter().any(|name| tensor.name.ends_with(name))
 }
 
+/// The type that a tensor gets where matrices get `ty`; a note where it is neither that nor F32.
+pub fn fitting(tensor: &Tensor, ty: GgmlType, notes: &mut Vec<String>) -> GgmlType {
+    let its = if is_f32_always(tensor) { GgmlType::F32 } else { ty };
+    let columns = *tensor.shape.last().expect("a rule's shape has a dimension");
+    if columns.is_multiple_of(its.block_len() as u64) {
+        return its;
+    }
+    let block = its.block_len();
+    notes.push(format!("{} is F16: its rows of {columns} are no multiple of {block}", tensor.name));
+    GgmlType::F16
+}
+
 /// The type that `Auto` means: that of most of the weights.
-fn resolve(ty: OutputType, tensors: &[Tensor], weights: &Weights) -> GgmlType {
+pub fn resolve(ty: OutputType, tensors: &[Tensor], weights: &Weights) -> GgmlType {
     match ty {
         OutputType::F32 => GgmlType::F32,
         OutputType::F16 => GgmlType::F16,
@@ -170,7 +173,7 @@ fn resolve(ty: OutputType, tensors: &[Tensor], weights: &Weights) -> GgmlType {
 }
 
 /// `general.file_type`: the number that llama.cpp has for files that are mostly of a type.
-fn file_type(ty: GgmlType) -> u32 {
+pub fn file_type(ty: GgmlType) -> u32 {
     match ty {
         GgmlType::F32 => 0,
         GgmlType::F16 => 1,

@@ -255,13 +255,47 @@ def make(name, out):
     return folder
 
 
+# Name of the base among SPECS: settings of the adapter.
+ADAPTERS = {
+    "llama": {"r": 3, "lora_alpha": 12, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "down_proj"]},
+    "qwen2": {"r": 4, "lora_alpha": 6, "use_rslora": True, "target_modules": ["q_proj", "k_proj", "gate_proj", "up_proj"]},
+    "gemma3": {"r": 2, "lora_alpha": 2, "rank_pattern": {"v_proj": 5}, "target_modules": ["v_proj", "up_proj"]},
+}
+
+
+def make_adapter(name, models, out):
+    """An adapter that `peft` saves for a folder of `make`, every weight of it random."""
+    import peft  # It is needed for nothing else.
+
+    config = json.loads((models / name / "config.json").read_text())
+    base = getattr(hf, config["architectures"][0]).from_pretrained(models / name, dtype=torch.float32)
+    model = peft.get_peft_model(base, peft.LoraConfig(task_type="CAUSAL_LM", **ADAPTERS[name]))
+    generator = torch.Generator().manual_seed(11)
+    for key, parameter in model.named_parameters():
+        if ".lora_" in key:
+            parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
+    folder = out / name
+    shutil.rmtree(folder, ignore_errors=True)
+    model.base_model.peft_config["default"].base_model_name_or_path = name
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    return folder
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="*", default=list(SPECS))
+    parser.add_argument("--adapters", type=Path, help="make adapters for models of --out here, and no models")
     parser.add_argument("--expect", action="store_true", help="also write expected.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.adapters:
+        for name in ADAPTERS:
+            folder = make_adapter(name, options.out, options.adapters)
+            if options.expect:
+                reference.write_expected(folder, options.out / name)
+        return
     for name in options.only:
         folder = make(name, options.out)
         if options.expect:

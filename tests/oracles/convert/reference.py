@@ -384,6 +384,31 @@ def convert(path, out, kind="auto"):
     writer.close()
 
 
+def convert_adapter(path, base, out):
+    """A PEFT adapter as an F32 file: A as it is, B with its rows where the base's are."""
+    folder, settings = Folder(base), load(path / "adapter_config.json")
+    alpha = settings["lora_alpha"] * (math.sqrt(settings["r"]) if settings["use_rslora"] else 1)
+    writer = gguf.GGUFWriter(out, folder.arch)
+    writer.add_type("adapter")
+    writer.add_name(path.resolve().name)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
+    writer.add_file_type(0)
+    writer.add_quantization_version(2)
+    with safe_open(path / "adapter_model.safetensors", "pt") as file:
+        for name in sorted(file.keys()):
+            rows = file.get_tensor(name).to(torch.float32).numpy()
+            module, side = re.fullmatch(r"base_model\.model\.(.+)\.lora_([AB])\.weight", name).groups()
+            for which, heads in (("q", "num_attention_heads"), ("k", "num_key_value_heads")):
+                if side == "B" and folder.arch in PERMUTED and module.endswith(f"self_attn.{which}_proj"):
+                    rows = interleave(rows, folder.config[heads])
+            writer.add_tensor(f"{new_name(module + '.weight', folder.arch)}.lora_{side.lower()}", rows)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 # expected.json: metadata with types, arrays and tensors as FNV-1a hashes of their bytes.
 
 
@@ -417,10 +442,10 @@ def describe(path):
     return {"metadata": metadata, "tensors": tensors}
 
 
-def write_expected(folder):
+def write_expected(folder, base=None):
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "reference.gguf"
-        convert(folder, out)
+        convert_adapter(folder, base, out) if base else convert(folder, out)
         (folder / "expected.json").write_text(json.dumps(describe(out), indent=1, sort_keys=True) + "\n")
 
 
