@@ -450,12 +450,14 @@ impl PoolingName {
 #[derive(Debug, Args)]
 #[command(
     long_about = "Turns the folder of a Hugging Face checkpoint (config.json, safetensors, tokenizer) into one GGUF file.\n\n\
-        Families: Llama, Mistral, Qwen2, Qwen3, Phi-3, Gemma 1, 2 and 3 (the text part). Matrices get the type of\n\
-        --type; norms and biases stay F32. Memory does not grow with the model. The file appears under its name\n\
-        when it is whole: after an error or Ctrl-C there is none.",
+        Families: Llama, Mistral, Mixtral, Qwen2, Qwen3 and their mixtures of experts, Phi-3, Gemma 1, 2 and 3 (the\n\
+        text part), OLMo 2, Granite, StableLM, and the encoders BERT and nomic-embed-text. With --base, DIR is a PEFT\n\
+        (LoRA) adapter. Matrices get the type of --type; norms and biases stay F32. Memory does not grow with the\n\
+        model. The file appears under its name when it is whole: after an error or Ctrl-C there is none.",
     after_long_help = "Examples:\n  \
         hublab convert Llama-3.2-1B-Instruct llama.gguf\n  \
-        hublab convert Qwen2.5-0.5B qwen.gguf --type Q8_0\n\n\
+        hublab convert Qwen2.5-0.5B qwen.gguf --type Q8_0\n  \
+        hublab convert my-adapter my-adapter.gguf --base Qwen2.5-0.5B\n\n\
         docs/CONVERT.md says what is read and what is refused."
 )]
 pub struct ConvertArgs {
@@ -464,7 +466,10 @@ pub struct ConvertArgs {
     pub folder: PathBuf,
     /// GGUF file to write
     pub out: PathBuf,
-    /// Type of the matrices: F32, F16, BF16, Q8_0, or auto (BF16 where the checkpoint is BF16, else F16)
+    /// DIR is a PEFT (LoRA) adapter for the model of this folder, of which only config.json is read
+    #[arg(long, value_name = "DIR")]
+    pub base: Option<PathBuf>,
+    /// Type of the matrices: F32, F16, BF16, Q8_0, or auto (BF16 where the checkpoint is BF16, else F16; of an adapter F32)
     #[arg(long = "type", value_name = "TYPE", default_value = "auto", value_parser = crate::convert::output_type)]
     pub ty: OutputType,
     /// Replace the output if it exists

@@ -1,4 +1,4 @@
-//! `hublab convert`: a Hugging Face checkpoint folder to one GGUF file.
+//! `hublab convert`: a Hugging Face checkpoint folder, or that of a PEFT adapter, to one GGUF file.
 
 use std::ops::ControlFlow;
 use std::process::ExitCode;
@@ -12,7 +12,10 @@ use crate::interrupt::Interrupt;
 use crate::output::{self, Progress};
 
 pub fn convert(args: &ConvertArgs) -> Result<ExitCode> {
-    let plan = Plan::new(&args.folder, args.ty)?;
+    let plan = match &args.base {
+        Some(base) => Plan::adapter(&args.folder, base, args.ty)?,
+        None => Plan::new(&args.folder, args.ty)?,
+    };
     for note in plan.notes() {
         output::note(note);
     }

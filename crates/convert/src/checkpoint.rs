@@ -50,6 +50,19 @@ impl Weights {
         };
         let files: Vec<_> =
             names.iter().map(|name| SafetensorsFile::open(&folder.join(name))).collect::<Result<_, _>>()?;
+        let weights = Self::of(files)?;
+        if let Some(index) = &index {
+            weights.check_index(index, &names).map_err(|error| error.in_file(&index_path))?;
+        }
+        Ok(weights)
+    }
+
+    /// Opens one file by its own name.
+    pub fn open_file(path: &Path) -> Result<Self, Error> {
+        Self::of(vec![SafetensorsFile::open(path)?])
+    }
+
+    fn of(files: Vec<SafetensorsFile>) -> Result<Self, Error> {
         let mut places = BTreeMap::new();
         for (number, file) in files.iter().enumerate() {
             for (tensor, info) in file.tensors().iter().enumerate() {
@@ -59,11 +72,7 @@ impl Weights {
                 }
             }
         }
-        let weights = Self { files, places };
-        if let Some(index) = &index {
-            weights.check_index(index, &names).map_err(|error| error.in_file(&index_path))?;
-        }
-        Ok(weights)
+        Ok(Self { files, places })
     }
 
     fn check_index(&self, index: &Value, names: &[String]) -> Result<(), Error> {
@@ -131,8 +140,10 @@ fn shard_names(index: &Value) -> Result<Vec<String>, Error> {
 }
 
 /// The files that a conversion reads beside the weights.
-const TEXTS: [&str; 10] = [
+const TEXTS: [&str; 12] = [
     INDEX,
+    "adapter_config.json",
+    "modules.json",
     "config.json",
     "generation_config.json",
     "tokenizer.json",

@@ -91,6 +91,16 @@ pub enum Error {
         /// Their names.
         names: Vec<String>,
     },
+    /// Tensors of an adapter that belong to no matrix of its base.
+    #[error(
+        "the adapter has {} that cannot be added to a matrix of this base: {}; it is for another base than --base says, \
+         or trains what a GGUF adapter cannot hold (experts, norms, whole layers): merge it into its base",
+        counted(names.len()), listed(names)
+    )]
+    NotOfBase {
+        /// Their names.
+        names: Vec<String>,
+    },
     /// The output is there already.
     #[error("{} exists: give another name, or --force to replace it", path.display())]
     Exists {

@@ -7,7 +7,9 @@ use hublabio_gguf::{GgmlType, Metadata, Writer};
 use crate::checkpoint::{self, Weights};
 use crate::config::Config;
 use crate::error::Error;
-use crate::family::{Family, Model};
+use crate::family::Family;
+use crate::metadata;
+use crate::model::Model;
 use crate::safetensors::DType;
 use crate::tensors::{self, Source, Tensor};
 use crate::tokenizer;
@@ -35,9 +37,9 @@ pub struct Plan {
     pub(crate) writer: Writer,
     pub(crate) tensors: Vec<(Tensor, GgmlType)>,
     pub(crate) weights: Weights,
-    family: Family,
-    ty: GgmlType,
-    notes: Vec<String>,
+    pub(crate) family: Family,
+    pub(crate) ty: GgmlType,
+    pub(crate) notes: Vec<String>,
 }
 
 impl Plan {
@@ -65,6 +67,12 @@ impl Plan {
         let mut notes = write_sampling(folder, &mut metadata)?;
         notes.extend(model.write_metadata(&config, &mut metadata).map_err(in_config)?);
 
+        if family.is_encoder()
+            && let Some(kind) = metadata::pooling(folder)?
+        {
+            metadata.insert(format!("{}.pooling_type", family.gguf_name()), kind);
+        }
+
         let weights = Weights::open(folder)?;
         let (tensors, left_out) = tensors::arrange(&model, &weights)?;
         notes.extend(left_out);
@@ -81,17 +89,7 @@ impl Plan {
         let mut writer = Writer::with_metadata(metadata);
         let mut typed = Vec::with_capacity(tensors.len());
         for tensor in tensors {
-            let mut its =
-                if tensor.shape.len() < 2 || tensor.name.ends_with("_norm.weight") { GgmlType::F32 } else { ty };
-            let columns = *tensor.shape.last().expect("a rule's shape has a dimension");
-            if !columns.is_multiple_of(its.block_len() as u64) {
-                notes.push(format!(
-                    "{} is F16: its rows of {columns} are no multiple of {}",
-                    tensor.name,
-                    its.block_len()
-                ));
-                its = GgmlType::F16;
-            }
+            let its = fitting(&tensor, ty, &mut notes);
             let dims: Vec<u64> = tensor.shape.iter().rev().copied().collect();
             writer.add_tensor(&tensor.name, &dims, its)?;
             typed.push((tensor, its));
@@ -126,8 +124,33 @@ impl Plan {
     }
 }
 
+/// Small tensors that many numbers hang on, and those that kernels read as they are: vectors, norms, routers of
+/// experts, and what is added to the embeddings of tokens. llama.cpp's converter has the same list.
+fn is_f32_always(tensor: &Tensor) -> bool {
+    const NAMES: [&str; 5] = [
+        "_norm.weight",
+        "ffn_gate_inp.weight",
+        "ffn_gate_inp_shexp.weight",
+        "position_embd.weight",
+        "token_types.weight",
+    ];
+    tensor.shape.len() < 2 || NAMES.iter().any(|name| tensor.name.ends_with(name))
+}
+
+/// The type that a tensor gets where matrices get `ty`; a note where it is neither that nor F32.
+pub fn fitting(tensor: &Tensor, ty: GgmlType, notes: &mut Vec<String>) -> GgmlType {
+    let its = if is_f32_always(tensor) { GgmlType::F32 } else { ty };
+    let columns = *tensor.shape.last().expect("a rule's shape has a dimension");
+    if columns.is_multiple_of(its.block_len() as u64) {
+        return its;
+    }
+    let block = its.block_len();
+    notes.push(format!("{} is F16: its rows of {columns} are no multiple of {block}", tensor.name));
+    GgmlType::F16
+}
+
 /// The type that `Auto` means: that of most of the weights.
-fn resolve(ty: OutputType, tensors: &[Tensor], weights: &Weights) -> GgmlType {
+pub fn resolve(ty: OutputType, tensors: &[Tensor], weights: &Weights) -> GgmlType {
     match ty {
         OutputType::F32 => GgmlType::F32,
         OutputType::F16 => GgmlType::F16,
@@ -136,9 +159,10 @@ fn resolve(ty: OutputType, tensors: &[Tensor], weights: &Weights) -> GgmlType {
         OutputType::Auto => {
             let (mut bf16, mut all) = (0u64, 0u64);
             for tensor in tensors {
-                if let Source::Checkpoint { place, .. } = tensor.source {
-                    let info = weights.info(place);
-                    let n = (info.end - info.begin) / info.dtype.bytes();
+                let Source::Checkpoint { parts, .. } = &tensor.source else { continue };
+                for part in parts {
+                    let info = weights.info(part.place);
+                    let n = part.rows * info.shape.last().copied().unwrap_or(1);
                     all += n;
                     bf16 += if info.dtype == DType::BF16 { n } else { 0 };
                 }
@@ -149,7 +173,7 @@ fn resolve(ty: OutputType, tensors: &[Tensor], weights: &Weights) -> GgmlType {
 }
 
 /// `general.file_type`: the number that llama.cpp has for files that are mostly of a type.
-fn file_type(ty: GgmlType) -> u32 {
+pub fn file_type(ty: GgmlType) -> u32 {
     match ty {
         GgmlType::F32 => 0,
         GgmlType::F16 => 1,

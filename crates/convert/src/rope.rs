@@ -17,6 +17,8 @@ pub struct Rope {
     pub base_local: Option<f64>,
     /// Share of a head's dimensions that rotate.
     pub partial: f64,
+    /// Whether the configuration says that share.
+    pub says_partial: bool,
     /// How positions beyond the original context are squeezed.
     pub scaling: Scaling,
 }
@@ -33,6 +35,7 @@ pub enum Scaling {
         factor: f64,
         original: u32,
         extrapolation: Option<f64>,
+        /// By how much attention is scaled beyond what every reader derives from `factor`.
         attention: Option<f64>,
         fast: Option<f64>,
         slow: Option<f64>,
@@ -40,7 +43,7 @@ pub enum Scaling {
     /// Llama 3.1: one divisor for each frequency, kept as a tensor.
     Llama3 { factor: f64, low: f64, high: f64, original: f64 },
     /// Phi-3: two lists of divisors, for short and for long contexts, kept as tensors.
-    Long { short: Vec<f32>, long: Vec<f32>, original: u32 },
+    Long { short: Vec<f32>, long: Vec<f32>, original: u32, attention: Option<f64> },
 }
 
 /// Where a value of the scaling is looked up.
@@ -108,9 +111,10 @@ impl Rope {
             None => config.f64_opt("rope_local_base_freq")?.or(base_local_default),
         };
         let partial = match keys.number_opt("partial_rotary_factor")? {
-            Some(partial) => partial,
-            None => config.f64_opt("partial_rotary_factor")?.unwrap_or(1.0),
+            Some(partial) => Some(partial),
+            None => config.f64_opt("partial_rotary_factor")?,
         };
+        let (says_partial, partial) = (partial.is_some(), partial.unwrap_or(1.0));
         above_zero("rope_theta", base)?;
         base_local.map(|base| above_zero("rope_local_base_freq", base)).transpose()?;
         if above_zero("partial_rotary_factor", partial)? > 1.0 {
@@ -120,11 +124,38 @@ impl Rope {
             let advice = "GGUF can say no scaling for the layers with a window: remove it";
             return Err(Error::bad_key(local.full("rope_type"), "a kind of scaling", advice));
         }
-        Ok(Self { base, base_local, partial, scaling: Scaling::read(config, &keys)? })
+        Ok(Self { base, base_local, partial, says_partial, scaling: Scaling::read(config, &keys)? })
     }
 }
 
 impl Scaling {
+    fn read_yarn(keys: &Keys<'_>, original: u32) -> Result<Self, Error> {
+        let factor = keys.positive("factor")?;
+        if keys.get("truncate").is_some_and(|truncate| truncate.as_bool() != Some(true)) {
+            let advice = "GGUF means that the ramp begins and ends at whole dimensions: remove the scaling";
+            return Err(Error::bad_key(keys.full("truncate"), "not true", advice));
+        }
+        // What the configuration says stands for the whole factor, what a file says multiplies the derived one.
+        let whole = match keys.number_opt("attention_factor")?.or(keys.number_opt("attn_factor")?) {
+            Some(given) => Some(given),
+            None => match (keys.number_opt("mscale")?, keys.number_opt("mscale_all_dim")?) {
+                (Some(mscale), Some(all)) if mscale != 0.0 && all != 0.0 => {
+                    Some(yarn_attention(factor, mscale) / yarn_attention(factor, all))
+                }
+                _ => None,
+            },
+        };
+        let attention = whole.map(|whole| above_zero(&keys.full("attention_factor"), whole)).transpose()?;
+        Ok(Self::Yarn {
+            factor,
+            original,
+            extrapolation: keys.number_opt("extrapolation_factor")?,
+            attention: attention.map(|whole| whole / yarn_attention(factor, 1.0)),
+            fast: keys.number_opt("beta_fast")?,
+            slow: keys.number_opt("beta_slow")?,
+        })
+    }
+
     fn read(config: &Config, keys: &Keys<'_>) -> Result<Self, Error> {
         let kind = keys.get("rope_type").or_else(|| keys.get("type"));
         let name = match kind.map(|kind| kind.as_str().ok_or(kind)).transpose() {
@@ -138,13 +169,10 @@ impl Scaling {
         Ok(match name {
             "default" | "none" => Self::None,
             "linear" => Self::Linear { factor: keys.positive("factor")? },
-            "yarn" => Self::Yarn {
-                factor: keys.positive("factor")?,
-                original: original()?,
-                extrapolation: keys.number_opt("extrapolation_factor")?,
-                attention: keys.number_opt("attention_factor")?.or(keys.number_opt("attn_factor")?),
-                fast: keys.number_opt("beta_fast")?,
-                slow: keys.number_opt("beta_slow")?,
+            // `transformers` takes the trained context where nothing else is said.
+            "yarn" => match original() {
+                Err(Error::MissingKey { .. }) => Self::read_yarn(keys, config.u32("max_position_embeddings")?)?,
+                original => Self::read_yarn(keys, original?)?,
             },
             "llama3" => {
                 let (low, high) = (keys.positive("low_freq_factor")?, keys.positive("high_freq_factor")?);
@@ -155,15 +183,23 @@ impl Scaling {
                 let original = keys.positive("original_max_position_embeddings")?;
                 Self::Llama3 { factor: keys.positive("factor")?, low, high, original }
             }
-            "longrope" | "su" => {
-                Self::Long { short: keys.list("short_factor")?, long: keys.list("long_factor")?, original: original()? }
-            }
+            "longrope" | "su" => Self::Long {
+                short: keys.list("short_factor")?,
+                long: keys.list("long_factor")?,
+                original: original()?,
+                attention: keys.number_opt("attention_factor")?,
+            },
             _ => {
                 let advice = "GGUF can say linear, yarn, llama3 and longrope: set one of them, or remove the scaling";
                 return Err(Error::bad_key(keys.full("rope_type"), format!("`{name}`"), advice));
             }
         })
     }
+}
+
+/// Yarn's factor on attention as readers derive it (Peng et al. 2023, equation 22).
+fn yarn_attention(factor: f64, mscale: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 }
 }
 
 /// `rope_freqs.weight`, `[dimensions / 2]`: by how much Llama 3.1's scaling divides each frequency. Wavelengths of

@@ -1,11 +1,15 @@
-//! Which tensors a family has, what they are called on both sides, and what is done to them on the way.
+//! From the tensors of a checkpoint to those of the file: which is made of which, and what is done to them on the way.
+//!
+//! `rules.rs` names the tensors of each family on both sides; here they are looked up and checked.
 
 use std::collections::BTreeSet;
 
 use crate::checkpoint::{Place, Weights};
 use crate::error::Error;
-use crate::family::{Family, Model};
+use crate::family::Family;
+use crate::model::Model;
 use crate::rope::{self, Scaling};
+use crate::rules::{Form, Rule, rules};
 
 /// What happens to a tensor's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,11 +23,20 @@ pub enum Change {
     Interleave { rows_per_head: u64 },
 }
 
+/// Some rows of a tensor of the checkpoint. A row has as many numbers as the tensor's last dimension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub place: Place,
+    pub first_row: u64,
+    pub rows: u64,
+}
+
 /// Where a tensor's numbers come from.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// A tensor of the checkpoint.
-    Checkpoint { place: Place, change: Change },
+    /// Tensors of the checkpoint, one behind the other. They are written part by part: a stack of experts is never
+    /// held in memory.
+    Checkpoint { parts: Vec<Part>, change: Change },
     /// Computed from the configuration.
     Values(Vec<f32>),
 }
@@ -37,17 +50,15 @@ pub struct Tensor {
     pub source: Source,
 }
 
-/// A tensor that the family has.
-struct Rule {
-    theirs: String,
-    ours: String,
-    shape: Vec<u64>,
-    change: Change,
-}
-
 /// Names of the parts of a checkpoint that are another model beside the text model.
 const OTHER_MODELS: [&str; 4] =
     ["vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."];
+
+/// Parts of an encoder's checkpoint that make no embeddings: what it was trained with.
+const ENCODER_HEADS: [&str; 3] = ["pooler.dense.", "cls.predictions.", "cls.seq_relationship."];
+
+/// How many missing tensors of one stack are named: it may say that it has any number.
+const MISSING_OF_STACK: usize = 8;
 
 /// The tensors of the file, and what the user should know of what is left out.
 pub fn arrange(model: &Model, weights: &Weights) -> Result<(Vec<Tensor>, Vec<String>), Error> {
@@ -56,23 +67,12 @@ pub fn arrange(model: &Model, weights: &Weights) -> Result<(Vec<Tensor>, Vec<Str
     let mut tensors = Vec::new();
     let mut missing = Vec::new();
     for rule in rules(model) {
-        let spellings = spellings(model.family, &rule.theirs);
-        let Some((name, place)) = spellings.iter().find_map(|name| Some((name, weights.find(name)?))) else {
-            missing.push(rule.theirs);
-            continue;
-        };
-        left.remove(name.as_str());
-        let info = weights.info(place);
-        let bad = |problem: String, advice| Error::Tensor { name: name.clone(), problem, advice };
-        if info.shape != rule.shape {
-            let problem = format!("its shape is {:?}, the configuration says {:?}", info.shape, rule.shape);
-            return Err(bad(problem, "config.json and weights are of two models, fetch the checkpoint again"));
+        let lookup = Lookup { family: model.family, weights };
+        let parts = lookup.parts(&rule, &mut missing)?;
+        for part in &parts {
+            left.remove(weights.info(part.place).name.as_str());
         }
-        if !info.dtype.is_float() {
-            let problem = format!("its numbers are {}", info.dtype.name());
-            return Err(bad(problem, "F64, F32, F16 and BF16 can be converted: get the checkpoint in one of them"));
-        }
-        let source = Source::Checkpoint { place, change: rule.change };
+        let source = Source::Checkpoint { parts, change: rule.change };
         tensors.push(Tensor { name: rule.ours, shape: rule.shape, source });
     }
     if !missing.is_empty() {
@@ -85,6 +85,14 @@ pub fn arrange(model: &Model, weights: &Weights) -> Result<(Vec<Tensor>, Vec<Str
         notes.push(format!("{skipped} tensors of the vision model are left out: the file holds the text model"));
     }
     left.retain(|name| !is_no_weight(model, name));
+    if model.family.is_encoder() {
+        let parts = left.len();
+        left.retain(|name| !ENCODER_HEADS.iter().any(|head| without_model(name).starts_with(head)));
+        if left.len() < parts {
+            let skipped = parts - left.len();
+            notes.push(format!("{skipped} tensors of the training head are left out: embeddings are made without it"));
+        }
+    }
     if !left.is_empty() {
         return Err(Error::UnknownTensors { names: left.into_iter().map(str::to_owned).collect() });
     }
@@ -92,90 +100,118 @@ pub fn arrange(model: &Model, weights: &Weights) -> Result<(Vec<Tensor>, Vec<Str
     Ok((tensors, notes))
 }
 
+/// Where tensors of a checkpoint are looked up.
+struct Lookup<'a> {
+    family: Family,
+    weights: &'a Weights,
+}
+
+impl Lookup<'_> {
+    /// What a tensor of the file is made of. Names that are not there go to `missing`.
+    fn parts(&self, rule: &Rule, missing: &mut Vec<String>) -> Result<Vec<Part>, Error> {
+        // The form of which the checkpoint has the beginning is the one that it is in.
+        let form = rule.forms.iter().find(|form| self.find(&form.first_name()).is_some());
+        let form = form.unwrap_or(&rule.forms[0]);
+        match form {
+            Form::Whole(name) => self.whole(name, &rule.shape, missing),
+            Form::Stacked { before, after, count } => {
+                let mut parts = Vec::new();
+                let mut absent = Vec::new();
+                for index in 0..*count {
+                    parts.extend(self.whole(&format!("{before}{index}{after}"), &rule.shape[1..], &mut absent)?);
+                    if absent.len() >= MISSING_OF_STACK {
+                        break;
+                    }
+                }
+                missing.append(&mut absent);
+                Ok(parts)
+            }
+            Form::Joined(list) => {
+                let mut parts = Vec::new();
+                for (name, rows) in list {
+                    parts.extend(self.whole(name, &[*rows, rule.shape[1]], missing)?);
+                }
+                Ok(parts)
+            }
+            Form::Halves { name, second } => {
+                let [count, rows, columns] = rule.shape[..] else { unreachable!("such a rule is of a stack") };
+                let Some(place) = self.find(name) else {
+                    missing.push(name.clone());
+                    return Ok(Vec::new());
+                };
+                self.check(place, &[count, 2 * rows, columns])?;
+                let first = if *second { rows } else { 0 };
+                Ok((0..count).map(|index| Part { place, first_row: index * 2 * rows + first, rows }).collect())
+            }
+        }
+    }
+
+    /// One tensor with all its rows.
+    fn whole(&self, name: &str, shape: &[u64], missing: &mut Vec<String>) -> Result<Vec<Part>, Error> {
+        let Some(place) = self.find(name) else {
+            missing.push(name.to_owned());
+            return Ok(Vec::new());
+        };
+        self.check(place, shape)?;
+        let rows = shape[..shape.len() - 1].iter().product();
+        Ok(vec![Part { place, first_row: 0, rows }])
+    }
+
+    fn find(&self, name: &str) -> Option<Place> {
+        spellings(self.family, name).iter().find_map(|name| self.weights.find(name))
+    }
+
+    fn check(&self, place: Place, shape: &[u64]) -> Result<(), Error> {
+        let info = self.weights.info(place);
+        let bad = |problem: String, advice| Error::Tensor { name: info.name.clone(), problem, advice };
+        if info.shape != shape {
+            let problem = format!("its shape is {:?}, the configuration says {shape:?}", info.shape);
+            return Err(bad(problem, "config.json and weights are of two models, fetch the checkpoint again"));
+        }
+        if !info.dtype.is_float() {
+            let problem = format!("its numbers are {}", info.dtype.name());
+            return Err(bad(problem, "F64, F32, F16 and BF16 can be converted: get the checkpoint in one of them"));
+        }
+        Ok(())
+    }
+}
+
 /// Tensors of a checkpoint that hold nothing of their own: positions' frequencies and masks, which every program
 /// computes, and a second copy of embeddings that are the output matrix, too.
 fn is_no_weight(model: &Model, name: &str) -> bool {
-    let buffer = [".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias"];
+    let buffer = [".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias", "embeddings.position_ids"];
     let tied = model.tied && spellings(model.family, "lm_head.weight").iter().any(|head| head == name);
     tied || buffer.iter().any(|end| name.ends_with(end))
 }
 
-/// The names under which checkpoints have a tensor. The text part of a model with several parts has a name in front.
-fn spellings(family: Family, name: &str) -> Vec<String> {
-    let mut names = vec![name.to_owned()];
-    if family == Family::Gemma3 {
-        names.push(format!("language_model.{name}"));
-        if let Some(rest) = name.strip_prefix("model.") {
-            names.push(format!("model.language_model.{rest}"));
-        }
-    }
-    names
+/// A name without that of the encoder in a model that has more.
+fn without_model(name: &str) -> &str {
+    let prefixes = ["bert.", "nomic_bert."];
+    prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
 }
 
-fn rules(model: &Model) -> Vec<Rule> {
-    let [n_embd, n_ff, n_vocab, head] = [model.n_embd, model.n_ff, model.n_vocab, model.head_dim].map(u64::from);
-    let [q_rows, kv_rows] = [model.n_head, model.n_head_kv].map(|heads| u64::from(heads) * head);
-    let norm = if model.family.is_gemma() { Change::AddOne } else { Change::Keep };
-    let rotated = match model.family {
-        Family::Llama | Family::Mistral => Change::Interleave { rows_per_head: head },
-        _ => Change::Keep,
-    };
-    let mut rules = Vec::new();
-    let mut rule = |theirs: String, ours: String, shape: &[u64], change| {
-        rules.push(Rule { theirs, ours, shape: shape.to_vec(), change });
-    };
-    rule("model.embed_tokens.weight".into(), "token_embd.weight".into(), &[n_vocab, n_embd], Change::Keep);
-    for layer in 0..model.n_layer {
-        let mut rule = |theirs: &str, ours: &str, shape: &[u64], change| {
-            rule(format!("model.layers.{layer}.{theirs}"), format!("blk.{layer}.{ours}"), shape, change);
-        };
-        rule("input_layernorm.weight", "attn_norm.weight", &[n_embd], norm);
-        if model.family == Family::Phi3 {
-            rule("self_attn.qkv_proj.weight", "attn_qkv.weight", &[q_rows + 2 * kv_rows, n_embd], Change::Keep);
-        } else {
-            rule("self_attn.q_proj.weight", "attn_q.weight", &[q_rows, n_embd], rotated);
-            rule("self_attn.k_proj.weight", "attn_k.weight", &[kv_rows, n_embd], rotated);
-            rule("self_attn.v_proj.weight", "attn_v.weight", &[kv_rows, n_embd], Change::Keep);
+/// The names under which checkpoints have a tensor. A model that is a part of another one has a name in front.
+pub fn spellings(family: Family, name: &str) -> Vec<String> {
+    let mut names = vec![name.to_owned()];
+    match family {
+        Family::Gemma3 => {
+            names.push(format!("language_model.{name}"));
+            if let Some(rest) = name.strip_prefix("model.") {
+                names.push(format!("model.language_model.{rest}"));
+            }
         }
-        rule("self_attn.o_proj.weight", "attn_output.weight", &[n_embd, q_rows], Change::Keep);
-        let llama = matches!(model.family, Family::Llama | Family::Mistral);
-        if model.family == Family::Qwen2 || (llama && model.attention_bias) {
-            rule("self_attn.q_proj.bias", "attn_q.bias", &[q_rows], rotated);
-            rule("self_attn.k_proj.bias", "attn_k.bias", &[kv_rows], rotated);
-            rule("self_attn.v_proj.bias", "attn_v.bias", &[kv_rows], Change::Keep);
+        Family::Bert => {
+            // The first checkpoints were converted from TensorFlow and call the two numbers of a norm by their letters.
+            let letters = [("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta")];
+            let old = letters.iter().find_map(|(new, old)| Some(name.strip_suffix(new)?.to_owned() + old));
+            names.extend(old);
+            let within: Vec<_> = names.iter().map(|name| format!("bert.{name}")).collect();
+            names.extend(within);
         }
-        if llama && model.attention_bias {
-            rule("self_attn.o_proj.bias", "attn_output.bias", &[n_embd], Change::Keep);
-        }
-        if matches!(model.family, Family::Qwen3 | Family::Gemma3) {
-            rule("self_attn.q_norm.weight", "attn_q_norm.weight", &[head], norm);
-            rule("self_attn.k_norm.weight", "attn_k_norm.weight", &[head], norm);
-        }
-        if matches!(model.family, Family::Gemma2 | Family::Gemma3) {
-            rule("post_attention_layernorm.weight", "post_attention_norm.weight", &[n_embd], norm);
-            rule("pre_feedforward_layernorm.weight", "ffn_norm.weight", &[n_embd], norm);
-            rule("post_feedforward_layernorm.weight", "post_ffw_norm.weight", &[n_embd], norm);
-        } else {
-            rule("post_attention_layernorm.weight", "ffn_norm.weight", &[n_embd], norm);
-        }
-        if model.family == Family::Phi3 {
-            rule("mlp.gate_up_proj.weight", "ffn_up.weight", &[2 * n_ff, n_embd], Change::Keep);
-        } else {
-            rule("mlp.gate_proj.weight", "ffn_gate.weight", &[n_ff, n_embd], Change::Keep);
-            rule("mlp.up_proj.weight", "ffn_up.weight", &[n_ff, n_embd], Change::Keep);
-        }
-        rule("mlp.down_proj.weight", "ffn_down.weight", &[n_embd, n_ff], Change::Keep);
-        if llama && model.mlp_bias {
-            rule("mlp.gate_proj.bias", "ffn_gate.bias", &[n_ff], Change::Keep);
-            rule("mlp.up_proj.bias", "ffn_up.bias", &[n_ff], Change::Keep);
-            rule("mlp.down_proj.bias", "ffn_down.bias", &[n_embd], Change::Keep);
-        }
+        Family::NomicBert => names.push(format!("nomic_bert.{name}")),
+        _ => {}
     }
-    rule("model.norm.weight".into(), "output_norm.weight".into(), &[n_embd], norm);
-    if !model.tied {
-        rule("lm_head.weight".into(), "output.weight".into(), &[n_vocab, n_embd], Change::Keep);
-    }
-    rules
+    names
 }
 
 /// Tensors that are made from the configuration.

@@ -160,44 +160,46 @@ impl Plan {
             sink.write_all(&bytes).map_err(|cause| hublabio_gguf::Error::Write { cause })?;
             Ok::<(), Error>(())
         };
-        let (place, change) = match &tensor.source {
+        let (parts, change) = match &tensor.source {
             Source::Values(values) => {
                 check_computed(&tensor.name, values)?;
                 return emit(values);
             }
-            Source::Checkpoint { place, change } => (*place, *change),
-        };
-        let info = self.weights.info(place);
-        // A bias is reordered like the rows of its matrix: each entry is a row.
-        let columns = match (change, info.shape.as_slice()) {
-            (Change::Interleave { .. }, [_]) => 1,
-            (_, shape) => *shape.last().expect("a rule's shape has a dimension"),
-        };
-        let n_rows = (info.end - info.begin) / info.dtype.bytes() / columns;
-        let rows_at_once = match change {
-            Change::Interleave { rows_per_head } => rows_per_head,
-            _ => (CHUNK_WEIGHTS / columns).max(1),
+            Source::Checkpoint { parts, change } => (parts, *change),
         };
         let (mut raw, mut weights) = (Vec::new(), Vec::new());
-        let mut row = 0;
-        while row < n_rows {
-            step()?;
-            let rows = rows_at_once.min(n_rows - row);
-            let n = (rows * columns) as usize;
-            raw.resize(n * info.dtype.bytes() as usize, 0);
-            self.weights.read(place, row * columns * info.dtype.bytes(), &mut raw)?;
-            weights.resize(n, 0.0);
-            decode_row(float_type(info.dtype), &raw, &mut weights)?;
-            check_range(info, ty, &weights, row * columns)?;
-            match change {
-                Change::Keep => emit(&weights)?,
-                Change::AddOne => {
-                    weights.iter_mut().for_each(|weight| *weight += 1.0);
-                    emit(&weights)?;
+        for part in parts {
+            let info = self.weights.info(part.place);
+            // A bias is reordered like the rows of its matrix: each entry is a row.
+            let (columns, first_row, n_rows) = match (change, info.shape.as_slice()) {
+                (Change::Interleave { .. }, [entries]) => (1, 0, *entries),
+                (_, shape) => (*shape.last().expect("a rule's shape has a dimension"), part.first_row, part.rows),
+            };
+            let rows_at_once = match change {
+                Change::Interleave { rows_per_head } => rows_per_head,
+                _ => (CHUNK_WEIGHTS / columns).max(1),
+            };
+            let mut row = 0;
+            while row < n_rows {
+                step()?;
+                let rows = rows_at_once.min(n_rows - row);
+                let n = (rows * columns) as usize;
+                let before = (first_row + row) * columns;
+                raw.resize(n * info.dtype.bytes() as usize, 0);
+                self.weights.read(part.place, before * info.dtype.bytes(), &mut raw)?;
+                weights.resize(n, 0.0);
+                decode_row(float_type(info.dtype), &raw, &mut weights)?;
+                check_range(info, ty, &weights, before)?;
+                match change {
+                    Change::Keep => emit(&weights)?,
+                    Change::AddOne => {
+                        weights.iter_mut().for_each(|weight| *weight += 1.0);
+                        emit(&weights)?;
+                    }
+                    Change::Interleave { .. } => emit(&interleaved(&weights, columns as usize))?,
                 }
-                Change::Interleave { .. } => emit(&interleaved(&weights, columns as usize))?,
+                row += rows;
             }
-            row += rows;
         }
         Ok(())
     }

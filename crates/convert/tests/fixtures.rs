@@ -51,36 +51,64 @@ fn described(value: &Value) -> Json {
         Value::Array(Array::I32(items)) => {
             array("ARRAY INT32", items.len(), fnv1a(items.iter().flat_map(|item| item.to_le_bytes())))
         }
+        Value::Array(Array::Bool(items)) => {
+            array("ARRAY BOOL", items.len(), fnv1a(items.iter().map(|&item| u8::from(item))))
+        }
         other => panic!("no converter writes {other:?}"),
     }
 }
 
+/// Compares all metadata and all tensors with `expected.json` of the folder that the file was made of.
+fn check(name: &str, folder: &Path, file: &GgufFile) {
+    let text = std::fs::read(folder.join("expected.json")).unwrap();
+    let expected: Json = serde_json::from_slice(&text).unwrap();
+    let metadata: serde_json::Map<String, Json> =
+        file.metadata().iter().map(|(key, value)| (key.to_owned(), described(value))).collect();
+    for (key, value) in expected["metadata"].as_object().unwrap() {
+        assert_eq!(metadata.get(key), Some(value), "{name}: {key}");
+    }
+    let more: Vec<_> = metadata.keys().filter(|key| expected["metadata"].get(key).is_none()).collect();
+    assert!(more.is_empty(), "{name}: {more:?}");
+    let tensors: serde_json::Map<String, Json> = file
+        .views()
+        .map(|view| {
+            let hash = fnv1a(view.data.iter().copied());
+            let dims = &view.info.dims;
+            (view.info.name.clone(), json!({"type": view.info.ty.name(), "dims": dims, "fnv1a": hash}))
+        })
+        .collect();
+    assert_eq!(Json::Object(tensors), expected["tensors"], "{name}");
+}
+
+fn names_in(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
 #[test]
 fn every_fixture_becomes_what_the_reference_makes_of_it() {
-    let mut names: Vec<String> =
-        std::fs::read_dir(fixtures()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    assert_eq!(names.len(), 11);
+    let names = names_in(&fixtures());
+    assert_eq!(names.len(), 20);
     for name in names {
         let (_, file) = convert(&name, OutputType::Auto);
-        let text = std::fs::read(fixtures().join(&name).join("expected.json")).unwrap();
-        let expected: Json = serde_json::from_slice(&text).unwrap();
-        let metadata: serde_json::Map<String, Json> =
-            file.metadata().iter().map(|(key, value)| (key.to_owned(), described(value))).collect();
-        for (key, value) in expected["metadata"].as_object().unwrap() {
-            assert_eq!(metadata.get(key), Some(value), "{name}: {key}");
-        }
-        let more: Vec<_> = metadata.keys().filter(|key| expected["metadata"].get(key).is_none()).collect();
-        assert!(more.is_empty(), "{name}: {more:?}");
-        let tensors: serde_json::Map<String, Json> = file
-            .views()
-            .map(|view| {
-                let hash = fnv1a(view.data.iter().copied());
-                let dims = &view.info.dims;
-                (view.info.name.clone(), json!({"type": view.info.ty.name(), "dims": dims, "fnv1a": hash}))
-            })
-            .collect();
-        assert_eq!(Json::Object(tensors), expected["tensors"], "{name}");
+        check(&name, &fixtures().join(&name), &file);
+    }
+}
+
+/// Adapters that `peft` saved, each named after its base.
+#[test]
+fn every_adapter_becomes_what_the_reference_makes_of_it() {
+    let adapters = fixtures().join("../adapters");
+    let names = names_in(&adapters);
+    assert_eq!(names, ["gemma3", "llama", "qwen2"]);
+    for name in names {
+        let folder = adapters.join(&name);
+        let plan = Plan::adapter(&folder, &fixtures().join(&name), OutputType::Auto).unwrap();
+        let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("adapter-{name}.gguf"));
+        plan.write(&out, true, &mut |_| ControlFlow::Continue(())).unwrap();
+        check(&name, &folder, &GgufFile::open(&out).unwrap());
     }
 }
 
@@ -106,8 +134,26 @@ fn the_type_is_that_of_the_matrices_alone() {
 fn what_is_left_out_is_said() {
     let plan = Plan::new(&fixtures().join("gemma3-vision"), OutputType::Auto).unwrap();
     assert!(plan.notes()[0].contains("34 tensors of the vision model are left out"), "{:?}", plan.notes());
-    for name in ["llama", "llama3", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3"] {
+    for name in ["llama", "llama3", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3", "qwen2moe", "qwen3moe"] {
         let plan = Plan::new(&fixtures().join(name), OutputType::Auto).unwrap();
         assert!(plan.notes().is_empty(), "{name}: {:?}", plan.notes());
+    }
+}
+
+/// What `transformers` does and llama.cpp does not is in the file, and said.
+#[test]
+fn what_only_some_readers_know_is_said() {
+    for (name, notes) in [
+        ("mistral", &["the sliding window of 48 tokens"][..]),
+        ("mixtral", &["the sliding window of 40 tokens"]),
+        ("granite", &["the longrope scaling of positions"]),
+        ("granitemoe", &["the llama3 scaling of positions"]),
+        ("qwen2moe-fused", &["`norm_topk_prob` is true", "the sliding window of 32 tokens"]),
+    ] {
+        let plan = Plan::new(&fixtures().join(name), OutputType::Auto).unwrap();
+        assert_eq!(plan.notes().len(), notes.len(), "{name}: {:?}", plan.notes());
+        for (found, expected) in plan.notes().iter().zip(notes) {
+            assert!(found.contains(expected) && found.contains("llama.cpp does not"), "{name}: {found}");
+        }
     }
 }

@@ -81,7 +81,7 @@ fn files_that_are_missing() {
 #[test]
 fn configurations_that_cannot_be() {
     let cases: [(&str, Json, &[&str]); 20] = [
-        ("architectures", json!(["BertModel"]), &["`BertModel` cannot be converted", "Gemma3ForConditionalGeneration"]),
+        ("architectures", json!(["T5Model"]), &["`T5Model` cannot be converted", "Gemma3ForConditionalGeneration"]),
         ("architectures", json!("LlamaForCausalLM"), &["`architectures`", "expected a list of names"]),
         ("hidden_size", Json::Null, &["`hidden_size` is missing"]),
         ("hidden_size", json!("32"), &["`hidden_size` is \"32\"", "expected a whole number"]),
@@ -111,8 +111,8 @@ fn configurations_that_cannot_be() {
     copy.edit_bytes("config.json", |bytes| bytes.truncate(40));
     copy.fails(&["config.json", "not valid JSON"]);
     let copy = Copy::of("gemma3", "configurations");
-    copy.edit_json("config.json", |config| config["query_pre_attn_scalar"] = json!(32));
-    copy.fails(&["`query_pre_attn_scalar` is 32", "means 16"]);
+    copy.edit_json("config.json", |config| config["query_pre_attn_scalar"] = json!(-32));
+    copy.fails(&["`query_pre_attn_scalar` is -32", "above 0"]);
     copy.edit_json("config.json", |config| {
         config["query_pre_attn_scalar"] = json!(16);
         config["layer_types"][0] = json!("full_attention");
@@ -387,4 +387,173 @@ fn an_output_is_whole_or_not_there() {
     plan.write(&out, true, &mut go_on).unwrap();
     assert_eq!(fs::read(&left).unwrap(), b"left");
     assert_eq!(fs::read_dir(copy.path("out")).unwrap().count(), 2);
+}
+
+/// Experts: what the configuration says and what the checkpoint has must be the same, and nothing is allocated for a
+/// count that only the configuration has.
+#[test]
+fn experts_that_do_not_fit() {
+    let cases: [(&str, Json, &[&str]); 10] = [
+        ("num_experts", json!(6), &["the checkpoint lacks", "`model.layers.0.mlp.experts.5.gate_proj.weight`"]),
+        ("num_experts", json!(4096), &["tensor `model.layers.0.mlp.gate.weight`", "the configuration says [4096, 16]"]),
+        ("num_experts", json!(4_000_000_000u32), &["`num_experts` is 4000000000", "at most 4096"]),
+        ("num_experts", json!(0), &["`num_experts` is 0", "above 0"]),
+        ("num_experts_per_tok", json!(6), &["`num_experts_per_tok` is 6", "there are 5 experts"]),
+        ("num_experts_per_tok", json!(0), &["`num_experts_per_tok` is 0", "above 0"]),
+        ("moe_intermediate_size", json!(9), &["its shape is [8, 16]", "the configuration says [9, 16]"]),
+        ("shared_expert_intermediate_size", json!(0), &["`shared_expert_intermediate_size` is 0"]),
+        ("decoder_sparse_step", json!(2), &["`decoder_sparse_step` is 2", "every layer has experts"]),
+        ("mlp_only_layers", json!([1]), &["`mlp_only_layers` is [1]", "every layer has experts"]),
+    ];
+    for (key, value, parts) in cases {
+        let copy = Copy::of("qwen2moe", "experts");
+        // The router is looked up first, and says the same.
+        copy.edit_json("config.json", |config| config[key] = value.clone());
+        if key == "num_experts" && value == json!(6) {
+            copy.fails(&["tensor `model.layers.0.mlp.gate.weight`", "its shape is [5, 16]"]);
+            continue;
+        }
+        copy.fails(parts);
+    }
+    // Fewer than there are.
+    let copy = Copy::of("qwen3moe", "experts");
+    copy.edit_header(
+        "model.layers.1.mlp.experts.2.up_proj.weight",
+        "model.layers.1.mlp.experts.9.up_proj.weight",
+    );
+    copy.fails(&["the checkpoint lacks 1 tensor", "`model.layers.1.mlp.experts.2.up_proj.weight`"]);
+    // The published name of the count.
+    let copy = Copy::of("qwen3moe", "experts");
+    copy.edit_json("config.json", |config| {
+        let config = config.as_object_mut().unwrap();
+        let count = config.remove("num_local_experts").unwrap();
+        config.insert("num_experts".into(), count);
+    });
+    assert!(copy.convert().is_ok());
+    // A stack of all experts, with a count or a half that does not fit.
+    for (from, to, found) in [("[3,16,16]", "[4,16,12]", "[4, 16, 12]"), ("[3,16,8]", "[3,8,16]", "[3, 8, 16]")] {
+        let copy = Copy::of("qwen2moe-fused", "experts");
+        copy.edit_header(from, to);
+        copy.fails(&["mlp.experts.", &format!("its shape is {found}")]);
+    }
+    let copy = Copy::of("stablelm", "experts");
+    copy.edit_header("0.self_attn.q_layernorm.norms.3.weight", "0.self_attn.q_layernorm.norms.7.weight");
+    copy.fails(&["the checkpoint lacks 1 tensor", "`model.layers.0.self_attn.q_layernorm.norms.3.weight`"]);
+}
+
+#[test]
+fn windows_and_factors_that_cannot_be() {
+    for (fixture, key, value, parts) in [
+        ("mistral", "sliding_window", json!(0), &["`sliding_window` is 0", "above 0"]),
+        ("qwen2moe-fused", "layer_types", json!(["full_attention"]), &["`layer_types`", "one entry for each layer"]),
+        ("granite", "logits_scaling", json!(0.0), &["`logits_scaling` is 0", "cannot say zero"]),
+        ("granite", "rope_parameters", json!({"rope_type": "longrope"}), &["`rope_parameters.short_factor`", "missing"]),
+        ("stablelm", "rope_parameters", json!({"partial_rotary_factor": 0}), &["`partial_rotary_factor` is 0", "above 0"]),
+        ("qwen3moe", "rope_parameters", json!({"rope_type": "yarn", "factor": 2, "truncate": false}), &["truncate"]),
+        ("qwen3moe", "rope_parameters", json!({"rope_type": "yarn", "factor": 2, "attention_factor": 0}), &["above 0"]),
+    ] as [(&str, &str, Json, &[&str]); 7]
+    {
+        let copy = Copy::of(fixture, "windows");
+        copy.edit_json("config.json", |config| config[key] = value);
+        copy.fails(parts);
+    }
+    // A missing key means the default, `null` that there is none.
+    let window = |edit: &dyn Fn(&mut serde_json::Map<String, Json>)| {
+        let copy = Copy::of("mistral", "windows");
+        copy.edit_json("config.json", |config| edit(config.as_object_mut().unwrap()));
+        let plan = Plan::new(&copy.0, OutputType::Auto).unwrap();
+        plan.metadata().u32("llama.attention.sliding_window").unwrap()
+    };
+    assert_eq!(window(&|_| {}), Some(48));
+    assert_eq!(window(&|config| config["sliding_window"] = Json::Null), None);
+    assert_eq!(window(&|config| drop(config.remove("sliding_window"))), Some(4096));
+}
+
+/// Yarn: what a configuration gives is the whole factor on attention, what a file says multiplies the derived one.
+#[test]
+fn yarn_says_what_readers_multiply() {
+    let attention = |rope: Json| {
+        let copy = Copy::of("qwen2", "yarn");
+        copy.edit_json("config.json", |config| config["rope_parameters"] = rope);
+        let plan = Plan::new(&copy.0, OutputType::Auto).unwrap();
+        assert_eq!(plan.metadata().u32("qwen2.rope.scaling.original_context_length").unwrap(), Some(256));
+        plan.metadata().f32("qwen2.rope.scaling.yarn_attn_factor").unwrap()
+    };
+    let derived = 0.1 * 4f64.ln() + 1.0;
+    assert_eq!(attention(json!({"rope_type": "yarn", "factor": 4})), None);
+    let whole = attention(json!({"rope_type": "yarn", "factor": 4, "attention_factor": derived})).unwrap();
+    assert!((whole - 1.0).abs() < 1e-6, "{whole}");
+    let two = attention(json!({"rope_type": "yarn", "factor": 4, "mscale": 2, "mscale_all_dim": 1})).unwrap();
+    let expected = (0.2 * 4f64.ln() + 1.0) / derived / derived;
+    assert!((f64::from(two) - expected).abs() < 1e-6, "{two}");
+}
+
+/// A copy of a committed adapter, to be broken, and its base.
+fn adapter(name: &str, edit: &dyn Fn(&Copy)) -> Result<Plan, Error> {
+    let copy = Copy::of(&format!("../adapters/{name}"), "adapter");
+    edit(&copy);
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/oracles/convert/fixtures").join(name);
+    Plan::adapter(&copy.0, &base, OutputType::Auto)
+}
+
+#[test]
+fn adapters_that_a_file_cannot_express() {
+    for (key, value, advice) in [
+        ("peft_type", json!("IA3"), "only LORA"),
+        ("use_dora", json!(true), "magnitudes"),
+        ("modules_to_save", json!(["lm_head"]), "whole layers"),
+        ("lora_bias", json!(true), "biases"),
+        ("bias", json!("all"), "biases"),
+        ("fan_in_fan_out", json!(true), "transposed"),
+        ("alpha_pattern", json!({"q_proj": 3}), "one alpha"),
+        ("layer_replication", json!([[0, 1], [0, 1]]), "repeats no layers"),
+        ("target_parameters", json!(["mlp.experts.gate_up_proj"]), "experts"),
+        ("trainable_token_indices", json!([3]), "single embeddings"),
+        ("init_lora_weights", json!("pissa"), "changed base"),
+        ("kasa_config", json!({"beta": 1}), "singular values"),
+        ("r", json!(0), "above 0"),
+        ("r", json!(4_000_000_000u32), "at most"),
+        ("lora_alpha", json!("much"), "expected a number"),
+        ("lora_alpha", json!(1e300), "fits F32"),
+    ] {
+        let edit = |copy: &Copy| copy.edit_json("adapter_config.json", |config| config[key] = value.clone());
+        let error = adapter("llama", &edit).expect_err("it cannot be expressed").to_string();
+        assert!(error.contains(&format!("`{key}`")) && error.contains(advice), "{error}");
+    }
+    let several = |copy: &Copy| copy.edit_json("adapter_config.json", |config| config["use_rslora"] = json!(true));
+    let error = adapter("gemma3", &several).expect_err("its ranks differ").to_string();
+    assert!(error.contains("`use_rslora`") && error.contains("several ranks"), "{error}");
+}
+
+#[test]
+fn adapters_that_are_broken_or_of_another_base() {
+    let fails = |name: &str, edit: &dyn Fn(&Copy), parts: &[&str]| {
+        let error = adapter(name, edit).expect_err("this adapter is broken").to_string();
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    };
+    let weights = "adapter_model.safetensors";
+    let header = |copy: &Copy, from: &str, to: &str| {
+        copy.edit_bytes(weights, |bytes| {
+            let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).expect("in the header");
+            bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        });
+    };
+    fails("llama", &|copy| fs::remove_file(copy.path("adapter_config.json")).unwrap(), &["no adapter_config.json"]);
+    fails("llama", &|copy| fs::remove_file(copy.path(weights)).unwrap(), &["cannot open", weights]);
+    fails("llama", &|copy| copy.edit_bytes(weights, |bytes| bytes.truncate(99)), &[weights, "truncated"]);
+    fails("llama", &|copy| header(copy, "0.self_attn.q_proj.lora_A", "7.self_attn.q_proj.lora_A"), &[
+        "cannot be added to a matrix of this base",
+        "layers.7.self_attn.q_proj.lora_A.weight",
+    ]);
+    fails("llama", &|copy| header(copy, "q_proj.lora_A.weight", "q_proj.lora_C.weight"), &["q_proj.lora_C.weight"]);
+    fails("llama", &|copy| header(copy, "[3,32]", "[32,3]"), &["its shape is [32, 3]", "another base"]);
+    fails("llama", &|copy| header(copy, "[3,32]", "[2,48]"), &["its shape is [2, 48]", "another base"]);
+    fails("llama", &|copy| header(copy, "F32", "I32"), &["its numbers are I32"]);
+
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/oracles/convert");
+    let of = |base: &str| Plan::adapter(&folder.join("adapters/qwen2"), &folder.join(base), OutputType::Auto);
+    let error = of("fixtures/qwen2moe").expect_err("another base").to_string();
+    assert!(error.contains("another base"), "{error}");
+    let error = of("adapters/qwen2").expect_err("no base at all").to_string();
+    assert!(error.contains("no config.json") && error.contains("--base"), "{error}");
 }

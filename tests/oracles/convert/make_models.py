@@ -54,6 +54,12 @@ GEMMA3_ROPE = {
     "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
     "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
 }
+YARN_ROPE = {
+    "rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 64, "attention_factor": 1.25,
+    "beta_fast": 24.0, "beta_slow": 2.0,
+}
+EXPERTS = {"hidden_size": 16, "intermediate_size": 24, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+GRANITE = {"attention_multiplier": 0.25, "embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 2.0}
 VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28,
           "patch_size": 14}
 
@@ -167,11 +173,35 @@ SPECS = {
     "llama3": (hf.LlamaConfig, hf.LlamaForCausalLM, llama3, "bfloat16",
                {"tie_word_embeddings": True, "rope_parameters": LLAMA3_ROPE, "head_dim": 16}, 3),
     "llama-bias": (hf.LlamaConfig, hf.LlamaForCausalLM, pieces, "float32", {"attention_bias": True, "mlp_bias": True}, 0),
-    "mistral": (hf.MistralConfig, hf.MistralForCausalLM, byte_fallback, "float16", {"sliding_window": None}, 0),
+    "mistral": (hf.MistralConfig, hf.MistralForCausalLM, byte_fallback, "float16", {"sliding_window": 48}, 0),
     "qwen2": (hf.Qwen2Config, hf.Qwen2ForCausalLM, qwen, "float32", {"tie_word_embeddings": True}, 2),
     "qwen3": (hf.Qwen3Config, hf.Qwen3ForCausalLM, qwen, "bfloat16", {"head_dim": 16, "shards": "40KB"}, 0),
     "phi3": (hf.Phi3Config, hf.Phi3ForCausalLM, phi3_pieces, "float32",
              {"rope_parameters": LONG_ROPE, "original_max_position_embeddings": 64, "sliding_window": 100}, 0),
+    "mixtral": (hf.MixtralConfig, hf.MixtralForCausalLM, byte_fallback, "bfloat16",
+                EXPERTS | {"num_local_experts": 3, "sliding_window": 40, "head_dim": 8}, 0),
+    "qwen2moe": (hf.Qwen2MoeConfig, hf.Qwen2MoeForCausalLM, qwen, "bfloat16",
+                 EXPERTS | {"num_experts": 5, "shared_expert_intermediate_size": 12, "tie_word_embeddings": True,
+                            "shards": "20KB"}, 0),
+    "qwen2moe-fused": (hf.Qwen2MoeConfig, hf.Qwen2MoeForCausalLM, qwen, "float32",
+                       EXPERTS | {"num_experts": 3, "shared_expert_intermediate_size": 12, "tie_word_embeddings": True,
+                                  "norm_topk_prob": True, "use_sliding_window": True, "sliding_window": 32,
+                                  "layer_types": ["full_attention", "sliding_attention"], "fused": True}, 0),
+    "qwen3moe": (hf.Qwen3MoeConfig, hf.Qwen3MoeForCausalLM, qwen, "float16",
+                 EXPERTS | {"num_experts": 4, "head_dim": 8, "norm_topk_prob": True, "tie_word_embeddings": True,
+                            "rope_parameters": YARN_ROPE}, 0),
+    "olmo2": (hf.Olmo2Config, hf.Olmo2ForCausalLM, qwen, "bfloat16",
+              {"rope_parameters": {"rope_type": "linear", "rope_theta": 5e5, "factor": 2.0}}, 0),
+    "granite": (hf.GraniteConfig, hf.GraniteForCausalLM, qwen, "bfloat16",
+                GRANITE | {"tie_word_embeddings": True, "rope_parameters": LONG_ROPE, "attention_bias": True,
+                           "original_max_position_embeddings": 64}, 0),
+    "granitemoe": (hf.GraniteMoeConfig, hf.GraniteMoeForCausalLM, qwen, "bfloat16",
+                   GRANITE | {"hidden_size": 16, "intermediate_size": 8, "num_local_experts": 4, "tie_word_embeddings": True,
+                              "rope_parameters": LLAMA3_ROPE}, 0),
+    "stablelm": (hf.StableLmConfig, hf.StableLmForCausalLM, qwen, "bfloat16",
+                 {"qk_layernorm": True, "rope_parameters": {"rope_theta": 20000.0, "partial_rotary_factor": 0.5}}, 0),
+    "stablelm-parallel": (hf.StableLmConfig, hf.StableLmForCausalLM, qwen, "float16",
+                          {"use_qkv_bias": True, "use_parallel_residual": True, "tie_word_embeddings": True}, 0),
     "gemma": (hf.GemmaConfig, hf.GemmaForCausalLM, lambda folder: pieces(folder, gemma=True), "float32", GEMMA, 0),
     "gemma2": (hf.Gemma2Config, hf.Gemma2ForCausalLM, lambda folder: pieces(folder, gemma=True), "float32",
                GEMMA | {"query_pre_attn_scalar": 16, "sliding_window": 32}, 4),
@@ -210,7 +240,7 @@ def make(name, out):
     folder.mkdir(parents=True)
     vocab = tokenizer(folder) + unused
     settings = BASE | {"vocab_size": vocab} | settings
-    shards = settings.pop("shards", "5GB")
+    shards, fused = settings.pop("shards", "5GB"), settings.pop("fused", False)
     if config_class is hf.Gemma3Config:
         config = hf.Gemma3Config(text_config=settings, vision_config=VISION, mm_tokens_per_image=4,
                                  boi_token_index=10, eoi_token_index=11, image_token_index=12)
@@ -219,9 +249,36 @@ def make(name, out):
     model = model_class(config)
     model.generation_config = hf.GenerationConfig(do_sample=True, temperature=0.6, top_p=0.9, top_k=40)
     randomise(model, gemma=name.startswith("gemma"))
-    model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=shards)
+    model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=shards, save_original_format=not fused)
     if name in ("llama3", "mistral"):
         older_configuration(folder)
+    return folder
+
+
+# Name of the base among SPECS: settings of the adapter.
+ADAPTERS = {
+    "llama": {"r": 3, "lora_alpha": 12, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "down_proj"]},
+    "qwen2": {"r": 4, "lora_alpha": 6, "use_rslora": True, "target_modules": ["q_proj", "k_proj", "gate_proj", "up_proj"]},
+    "gemma3": {"r": 2, "lora_alpha": 2, "rank_pattern": {"v_proj": 5}, "target_modules": ["v_proj", "up_proj"]},
+}
+
+
+def make_adapter(name, models, out):
+    """An adapter that `peft` saves for a folder of `make`, every weight of it random."""
+    import peft  # It is needed for nothing else.
+
+    config = json.loads((models / name / "config.json").read_text())
+    base = getattr(hf, config["architectures"][0]).from_pretrained(models / name, dtype=torch.float32)
+    model = peft.get_peft_model(base, peft.LoraConfig(task_type="CAUSAL_LM", **ADAPTERS[name]))
+    generator = torch.Generator().manual_seed(11)
+    for key, parameter in model.named_parameters():
+        if ".lora_" in key:
+            parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
+    folder = out / name
+    shutil.rmtree(folder, ignore_errors=True)
+    model.base_model.peft_config["default"].base_model_name_or_path = name
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
     return folder
 
 
@@ -229,9 +286,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="*", default=list(SPECS))
+    parser.add_argument("--adapters", type=Path, help="make adapters for models of --out here, and no models")
     parser.add_argument("--expect", action="store_true", help="also write expected.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.adapters:
+        for name in ADAPTERS:
+            folder = make_adapter(name, options.out, options.adapters)
+            if options.expect:
+                reference.write_expected(folder, options.out / name)
+        return
     for name in options.only:
         folder = make(name, options.out)
         if options.expect:

@@ -23,8 +23,11 @@ from sentencepiece import sentencepiece_model_pb2
 ARCH = {
     "LlamaForCausalLM": "llama", "MistralForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3",
     "Phi3ForCausalLM": "phi3", "GemmaForCausalLM": "gemma", "Gemma2ForCausalLM": "gemma2", "Gemma3ForCausalLM": "gemma3",
-    "Gemma3ForConditionalGeneration": "gemma3",
+    "Gemma3ForConditionalGeneration": "gemma3", "MixtralForCausalLM": "llama", "Qwen2MoeForCausalLM": "qwen2moe",
+    "Qwen3MoeForCausalLM": "qwen3moe", "Olmo2ForCausalLM": "olmo2", "GraniteForCausalLM": "granite",
+    "GraniteMoeForCausalLM": "granitemoe", "StableLmForCausalLM": "stablelm",
 }
+PERMUTED = ("llama", "granite", "granitemoe")
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 TENSORS = {
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output", "input_layernorm": "attn_norm",
@@ -32,7 +35,14 @@ TENSORS = {
     "self_attn.qkv_proj": "attn_qkv", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
     "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "mlp.gate_up_proj": "ffn_up",
     "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm",
+    "self_attn.q_layernorm": "attn_q_norm", "self_attn.k_layernorm": "attn_k_norm",
+    "block_sparse_moe.gate": "ffn_gate_inp", "block_sparse_moe.router.layer": "ffn_gate_inp", "mlp.gate": "ffn_gate_inp",
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp", "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_expert.up_proj": "ffn_up_shexp", "mlp.shared_expert.down_proj": "ffn_down_shexp",
+    "experts.w1": "ffn_gate_exps", "experts.w3": "ffn_up_exps", "experts.w2": "ffn_down_exps",
+    "experts.gate_proj": "ffn_gate_exps", "experts.up_proj": "ffn_up_exps", "experts.down_proj": "ffn_down_exps",
 }
+ALWAYS_F32 = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "_norm.weight")
 PRE = [  # (a piece that only this pattern has, name)
     (r"\p{N}{1,3}", "llama-bpe"),
     (r"\p{N}|", "qwen2"),
@@ -82,15 +92,43 @@ def add_hyperparameters(writer, folder):
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(heads)
     writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    if arch not in ("phi3", "qwen2"):
+    if arch == "stablelm":
+        writer.add_layer_norm_eps(config["layer_norm_eps"])
+        writer.add_parallel_residual(config["use_parallel_residual"])
+        writer.add_rope_dimension_count(int(head_dim * folder.rope["partial_rotary_factor"]))
+    else:
+        writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    silent = ("phi3", "qwen2", "qwen2moe", "qwen3moe", "olmo2", "granite", "granitemoe", "stablelm")
+    if arch not in silent or (arch == "qwen3moe" and "head_dim" in config):
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
-    if arch not in ("gemma", "gemma2"):
+    if arch not in ("gemma", "gemma2") and not (arch == "stablelm" and folder.theta == 10000):
         writer.add_rope_freq_base(folder.theta)
-    if arch == "llama":
+    if arch in PERMUTED:
         writer.add_vocab_size(config["vocab_size"])
         writer.add_rope_dimension_count(head_dim)
+    if arch.startswith("granite"):
+        writer.add_attention_scale(config["attention_multiplier"])
+        writer.add_embedding_scale(config["embedding_multiplier"])
+        writer.add_residual_scale(config["residual_multiplier"])
+        writer.add_logit_scale(config["logits_scaling"])
+    if arch.startswith("qwen") and config.get("use_sliding_window"):
+        writer.add_sliding_window(config["sliding_window"])
+        writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config["layer_types"]])
+    if "MixtralForCausalLM" == folder.architecture or "MistralForCausalLM" == folder.architecture:
+        writer.add_sliding_window(config["sliding_window"])
+    experts = config.get("num_local_experts", config.get("num_experts"))
+    if experts:
+        writer.add_expert_count(experts)
+        writer.add_expert_used_count(config["num_experts_per_tok"])
+    if arch in ("qwen2moe", "qwen3moe"):
+        writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+        if config["norm_topk_prob"] != (arch == "qwen3moe"):
+            writer.add_expert_weights_norm(config["norm_topk_prob"])
+    if arch == "qwen2moe":
+        writer.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
+    if arch not in ("phi3", "gemma3"):
+        add_rope_scaling(writer, folder)
     if arch == "phi3":
         original = config["original_max_position_embeddings"]
         writer.add_rope_dimension_count(head_dim)
@@ -109,6 +147,25 @@ def add_hyperparameters(writer, folder):
         if folder.rope["rope_type"] == "linear":
             writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
             writer.add_rope_scaling_factor(folder.rope["factor"])
+
+
+def add_rope_scaling(writer, folder):
+    rope, context = folder.rope, folder.config["max_position_embeddings"]
+    kind = rope.get("rope_type", "default")
+    if kind in ("linear", "yarn", "longrope"):
+        writer.add_rope_scaling_type(gguf.RopeScalingType(kind))
+    if kind in ("linear", "yarn"):
+        writer.add_rope_scaling_factor(rope["factor"])
+    if kind in ("yarn", "longrope"):
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    if kind == "yarn":
+        # The configuration's factor is the whole one, a file's multiplies what readers derive.
+        writer.add_rope_scaling_yarn_attn_factor(rope["attention_factor"] / (0.1 * math.log(rope["factor"]) + 1))
+        writer.add_rope_scaling_yarn_beta_fast(rope["beta_fast"])
+        writer.add_rope_scaling_yarn_beta_slow(rope["beta_slow"])
+    if kind == "longrope":
+        original = rope["original_max_position_embeddings"]
+        writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(context / original) / math.log(original)))
 
 
 # Tokens: lists of text, score and type, one entry for each embedding.
@@ -180,7 +237,7 @@ def add_tokenizer(writer, folder):
         writer.add_token_scores(scores)
     if folder.gemma:
         writer.add_add_space_prefix(False)
-    elif folder.arch == "llama" and "add_prefix_space" in folder.tokenizer_config:
+    elif folder.arch in PERMUTED and "add_prefix_space" in folder.tokenizer_config:
         writer.add_add_space_prefix(folder.tokenizer_config["add_prefix_space"])
     add_special_tokens(writer, folder, texts, types)
     template = folder.tokenizer_config.get("chat_template")
@@ -229,7 +286,7 @@ def new_name(name, arch):
         return f"{TENSORS[stem]}.{kind}"
     layer, part = match.groups()
     if part == "post_attention_layernorm":
-        ours = "post_attention_norm" if arch in ("gemma2", "gemma3") else "ffn_norm"
+        ours = "post_attention_norm" if arch in ("gemma2", "gemma3", "olmo2") else "ffn_norm"
     else:
         ours = TENSORS[part]
     return f"blk.{layer}.{ours}.{kind}"
@@ -258,6 +315,24 @@ def llama3_factors(rope, head_dim):
     return np.array(factors, dtype=np.float32)
 
 
+def with_stacks(found):
+    """One tensor for all experts of a layer, or for the norms of all heads."""
+    stacks, out = {}, {}
+    for name, values in found.items():
+        match = re.fullmatch(r"(model\.layers\.\d+)\.(?:\w+\.experts|(self_attn\.\w_layernorm)\.norms)\.(\d+)\.?(.*?)\.?weight", name)
+        if match:
+            layer, norm, index, part = match.groups()
+            stacks.setdefault(f"{layer}.{norm or 'experts.' + part}.weight", {})[int(index)] = values
+        elif re.search(r"experts\.gate_up_proj$|block_sparse_moe\.input_linear\.weight$", name):
+            layer = re.match(r"model\.layers\.\d+", name).group()
+            out[f"{layer}.experts.gate_proj.weight"], out[f"{layer}.experts.up_proj.weight"] = values.chunk(2, dim=1)
+        elif re.search(r"experts\.down_proj$|block_sparse_moe\.output_linear\.weight$", name):
+            out[re.match(r"model\.layers\.\d+", name).group() + ".experts.down_proj.weight"] = values
+        else:
+            out[name] = values
+    return out | {name: torch.stack([parts[index] for index in range(len(parts))]) for name, parts in stacks.items()}
+
+
 def add_tensors(writer, folder, kind):
     config = folder.config
     if folder.rope.get("rope_type") == "llama3":
@@ -266,21 +341,22 @@ def add_tensors(writer, folder, kind):
     if folder.rope.get("rope_type") == "longrope":
         for which in ("long", "short"):
             writer.add_tensor(f"rope_factors_{which}.weight", np.array(folder.rope[f"{which}_factor"], dtype=np.float32))
-    for name, values in folder.tensors().items():
+    for name, values in with_stacks(folder.tensors()).items():
         name = re.sub(r"^(model\.language_model|language_model\.model)\.", "model.", name)
         name = name.removeprefix("language_model.")
         tied = config.get("tie_word_embeddings", folder.gemma)
         if "vision_tower" in name or "multi_modal_projector" in name or (tied and name == "lm_head.weight"):
             continue
         rows = values.to(torch.float32).numpy()
-        if folder.arch == "llama" and ".self_attn.q_proj." in name:
+        if folder.arch in PERMUTED and ".self_attn.q_proj." in name:
             rows = interleave(rows, config["num_attention_heads"])
-        if folder.arch == "llama" and ".self_attn.k_proj." in name:
+        if folder.arch in PERMUTED and ".self_attn.k_proj." in name:
             rows = interleave(rows, config["num_key_value_heads"])
         if folder.gemma and name.endswith("norm.weight"):
             rows = rows + np.float32(1)
-        theirs = kind if rows.ndim == 2 else gguf.GGMLQuantizationType.F32
-        writer.add_tensor(new_name(name, folder.arch), gguf.quants.quantize(rows, theirs), raw_dtype=theirs)
+        ours = new_name(name, folder.arch)
+        theirs = kind if rows.ndim > 1 and not ours.endswith(ALWAYS_F32) else gguf.GGMLQuantizationType.F32
+        writer.add_tensor(ours, gguf.quants.quantize(rows, theirs), raw_dtype=theirs)
 
 
 def convert(path, out, kind="auto"):
@@ -308,6 +384,31 @@ def convert(path, out, kind="auto"):
     writer.close()
 
 
+def convert_adapter(path, base, out):
+    """A PEFT adapter as an F32 file: A as it is, B with its rows where the base's are."""
+    folder, settings = Folder(base), load(path / "adapter_config.json")
+    alpha = settings["lora_alpha"] * (math.sqrt(settings["r"]) if settings["use_rslora"] else 1)
+    writer = gguf.GGUFWriter(out, folder.arch)
+    writer.add_type("adapter")
+    writer.add_name(path.resolve().name)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
+    writer.add_file_type(0)
+    writer.add_quantization_version(2)
+    with safe_open(path / "adapter_model.safetensors", "pt") as file:
+        for name in sorted(file.keys()):
+            rows = file.get_tensor(name).to(torch.float32).numpy()
+            module, side = re.fullmatch(r"base_model\.model\.(.+)\.lora_([AB])\.weight", name).groups()
+            for which, heads in (("q", "num_attention_heads"), ("k", "num_key_value_heads")):
+                if side == "B" and folder.arch in PERMUTED and module.endswith(f"self_attn.{which}_proj"):
+                    rows = interleave(rows, folder.config[heads])
+            writer.add_tensor(f"{new_name(module + '.weight', folder.arch)}.lora_{side.lower()}", rows)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 # expected.json: metadata with types, arrays and tensors as FNV-1a hashes of their bytes.
 
 
@@ -326,7 +427,7 @@ def described(field):
     if kinds[-1] == "STRING":
         data = b"".join(text.encode() + b"\0" for text in value)
     else:
-        data = np.array(value, dtype={"FLOAT32": "<f4", "INT32": "<i4"}[kinds[-1]]).tobytes()
+        data = np.array(value, dtype={"FLOAT32": "<f4", "INT32": "<i4", "BOOL": "u1"}[kinds[-1]]).tobytes()
     return {"type": f"ARRAY {kinds[-1]}", "length": len(value), "fnv1a": fnv1a(data)}
 
 
@@ -341,10 +442,10 @@ def describe(path):
     return {"metadata": metadata, "tensors": tensors}
 
 
-def write_expected(folder):
+def write_expected(folder, base=None):
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "reference.gguf"
-        convert(folder, out)
+        convert_adapter(folder, base, out) if base else convert(folder, out)
         (folder / "expected.json").write_text(json.dumps(describe(out), indent=1, sort_keys=True) + "\n")
 
 

@@ -325,7 +325,7 @@ fn space_prefix(
     if family.is_gemma() {
         return Ok(Some(false));
     }
-    if matches!(family, Family::Llama | Family::Mistral)
+    if (matches!(family, Family::Llama | Family::Mistral | Family::Mixtral) || family.is_granite())
         && let Some(add) = settings.map(|settings| settings.bool_opt("add_prefix_space")).transpose()?.flatten()
     {
         return Ok(Some(add));
