@@ -312,7 +312,8 @@ impl<'a> Binder<'a> {
                 None => Ok(factors),
             }
         };
-        let (all, short, long) = (factors("rope_freqs")?, factors("rope_factors_short")?, factors("rope_factors_long")?);
+        let (all, short, long) =
+            (factors("rope_freqs")?, factors("rope_factors_short")?, factors("rope_factors_long")?);
         if short.is_some() != long.is_some() {
             let missing = if short.is_some() { "rope_factors_long" } else { "rope_factors_short" };
             return Err(Error::MissingTensor { tensor: self.name(missing, None) + ".weight" });

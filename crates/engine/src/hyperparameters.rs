@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use hublabio_gguf::{GgufFile, Metadata};
 
-use crate::architecture::{
-    self, Architecture, AttentionScale, Factor, KeySource, Pairing, Presence, WindowPattern,
-};
+use crate::architecture::{self, Architecture, AttentionScale, Factor, KeySource, Pairing, Presence, WindowPattern};
 use crate::error::{Error, Result};
 use crate::rope::RopeScaling;
 
@@ -327,7 +325,9 @@ impl Hyperparameters {
                 Some(1) => Some(Pooling::Mean),
                 Some(2) => Some(Pooling::First),
                 Some(3) => Some(Pooling::Last),
-                Some(other) => return keys.bad("pooling_type", format!("{other} is not supported (1 mean, 2 first, 3 last)")),
+                Some(other) => {
+                    return keys.bad("pooling_type", format!("{other} is not supported (1 mean, 2 first, 3 last)"));
+                }
             },
             architecture: Arc::clone(&architecture),
         })
@@ -351,12 +351,11 @@ fn rope_dims(keys: &Keys<'_>, key_dim: usize) -> Result<usize> {
     };
     match asked {
         None if key_dim.is_multiple_of(2) => Ok(key_dim),
-        None => {
-            keys.bad("attention.key_length", format!("heads of {key_dim} values cannot be turned in pairs"))
-        }
+        None => keys.bad("attention.key_length", format!("heads of {key_dim} values cannot be turned in pairs")),
         Some(dims) if dims as usize <= key_dim && dims.is_multiple_of(2) => Ok(dims as usize),
-        Some(dims) => keys
-            .bad("rope.dimension_count", format!("{dims} is not an even number up to the head width {key_dim}")),
+        Some(dims) => {
+            keys.bad("rope.dimension_count", format!("{dims} is not an even number up to the head width {key_dim}"))
+        }
     }
 }
 

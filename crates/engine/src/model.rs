@@ -317,7 +317,9 @@ impl Model {
 
     /// Whether tensor `tensor` is a matrix that [`Runner`](crate::Runner) multiplies with and an adapter can change.
     pub(crate) fn adapts(&self, tensor: usize) -> bool {
-        let mlp = |m: &Mlp| [m.gate.as_ref(), Some(&m.up), Some(&m.down)].into_iter().flatten().any(|l| l.weight.tensor == tensor);
+        let mlp = |m: &Mlp| {
+            [m.gate.as_ref(), Some(&m.up), Some(&m.down)].into_iter().flatten().any(|l| l.weight.tensor == tensor)
+        };
         let in_layer = |l: &Layer| {
             [&l.query, &l.key, &l.value, &l.output].iter().any(|l| l.weight.tensor == tensor)
                 || match &l.feed_forward {

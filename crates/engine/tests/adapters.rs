@@ -89,7 +89,10 @@ fn adapters_that_do_not_fit_are_refused_by_name() {
     check(&rename("blk.1.ffn_up", "blk.9.ffn_up"), &["blk.9.ffn_up.weight", "another base"]);
     check(&rename("blk.1.ffn_up", "token_embd"), &["token_embd.weight"]);
     check(&rename("blk.1.ffn_up", "blk.1.attn_norm"), &["blk.1.attn_norm.weight"]);
-    check(&|p| p.tensor("blk.1.ffn_up.weight.lora_b").dims.reverse(), &["blk.1.ffn_up.weight", "[72, 104]", "another base"]);
+    check(
+        &|p| p.tensor("blk.1.ffn_up.weight.lora_b").dims.reverse(),
+        &["blk.1.ffn_up.weight", "[72, 104]", "another base"],
+    );
     check(&|p| p.tensor("blk.0.ffn_up.weight.lora_a").name = "extra.weight".into(), &["extra.weight"]);
     check(
         &|p| {

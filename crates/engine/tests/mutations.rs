@@ -87,22 +87,10 @@ fn mixtures() -> Vec<Row> {
         ("mixtral-4of2", "gates of experts", File(|p| rotate_experts(p, "blk.0.ffn_gate_exps.weight"))),
         ("mixtral-4of2", "ups of experts", File(|p| rotate_experts(p, "blk.0.ffn_up_exps.weight"))),
         ("mixtral-window", "downs of experts", File(|p| rotate_experts(p, "blk.1.ffn_down_exps.weight"))),
-        (
-            "mixtral-4of2",
-            "second expert",
-            File(|p| drop(p.metadata.insert("llama.expert_used_count", Value::U32(1)))),
-        ),
-        (
-            "mixtral-window",
-            "normalised weights",
-            Description(|a| a.feed_forward.normalize_expert_weights = false),
-        ),
+        ("mixtral-4of2", "second expert", File(|p| drop(p.metadata.insert("llama.expert_used_count", Value::U32(1))))),
+        ("mixtral-window", "normalised weights", Description(|a| a.feed_forward.normalize_expert_weights = false)),
         ("qwen2moe-shared", "gate of the shared expert", File(|p| p.remove("blk.0.ffn_gate_inp_shexp.weight"))),
-        (
-            "qwen2moe-shared",
-            "shared expert",
-            File(|p| p.map_f32("blk.1.ffn_down_shexp.weight", |_, _| 0.0)),
-        ),
+        ("qwen2moe-shared", "shared expert", File(|p| p.map_f32("blk.1.ffn_down_shexp.weight", |_, _| 0.0))),
         (
             "qwen2moe-normed",
             "expert_weights_norm",
@@ -119,11 +107,7 @@ fn mixtures() -> Vec<Row> {
 
 fn rotations() -> Vec<Row> {
     vec![
-        (
-            "llama-gqa",
-            "RoPE",
-            File(|p| drop(p.metadata.insert("llama.rope.dimension_count", Value::U32(0)))),
-        ),
+        ("llama-gqa", "RoPE", File(|p| drop(p.metadata.insert("llama.rope.dimension_count", Value::U32(0))))),
         ("qwen2-gqa", "RoPE base", File(|p| set_f32(p, "qwen2.rope.freq_base", 1e6))),
         ("llama-gqa", "RoPE pairing", Description(|a| a.rope.pairing = Pairing::Halves)),
         ("llama-rope3", "RoPE factors", File(|p| p.remove("rope_freqs.weight"))),
@@ -138,9 +122,13 @@ fn rotations() -> Vec<Row> {
             "original context",
             File(|p| drop(p.metadata.insert("qwen2.rope.scaling.original_context_length", Value::U32(1024)))),
         ),
-        ("qwen2-rope-yarn", "magnitude", File(|p| {
-            p.metadata.insert("qwen2.rope.scaling.yarn_attn_factor", Value::F32(0.7));
-        })),
+        (
+            "qwen2-rope-yarn",
+            "magnitude",
+            File(|p| {
+                p.metadata.insert("qwen2.rope.scaling.yarn_attn_factor", Value::F32(0.7));
+            }),
+        ),
         (
             "phi-longrope",
             "long factors",
@@ -204,10 +192,14 @@ fn encoders() -> Vec<Row> {
         ("bert-mean", "feed-forward bias", File(|p| p.map_f32("blk.0.ffn_up.bias", |_, _| 0.0))),
         ("nomic-mean", "RoPE", Description(|a| a.rope.pairing = Pairing::None)),
         ("nomic-mean", "activation", Description(|a| a.feed_forward.activation = Activation::GeluErf)),
-        ("nomic-cls", "output norm", Description(|a| {
-            a.norm_weight_offset = 0.3;
-            a.embedding.norm = Presence::Required;
-        })),
+        (
+            "nomic-cls",
+            "output norm",
+            Description(|a| {
+                a.norm_weight_offset = 0.3;
+                a.embedding.norm = Presence::Required;
+            }),
+        ),
     ]
 }
 

@@ -42,6 +42,10 @@ impl Recorder {
     }
 }
 
+fn open_model(name: &str) -> Model {
+    Model::open(Arc::new(open_fixture(name)), &Shard::whole()).unwrap()
+}
+
 fn rows(sequence: SequenceId, ids: &[u32], first: usize) -> Vec<Row> {
     let row = |(i, &token)| Row { sequence, position: (first + i) as u32, token, wanted: i % 3 == 0 };
     ids.iter().enumerate().map(row).collect()
@@ -87,6 +91,34 @@ fn every_product_is_seen_once_with_all_rows() {
             }
         }
     }
+}
+
+#[test]
+fn experts_are_seen_with_the_rows_that_go_to_them() {
+    let name = "mixtral-4of2-F32";
+    let ids = &expected(name).ids[..IDS];
+    let (recorder, _) = observe(name, ids, (2, Isa::best(), IDS), false);
+    let numbers = open_model(name).hyperparameters().experts.unwrap();
+    let of = |part: &str| -> Vec<_> {
+        let begins = format!("blk.0.{part}.weight (");
+        recorder.seen.iter().filter(|(names, ..)| names.iter().any(|name| name.starts_with(&begins))).collect()
+    };
+    for part in ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"] {
+        let rows: usize = of(part).iter().map(|(_, rows, columns)| rows.len() / columns).sum();
+        assert_eq!(rows, IDS * numbers.n_used, "{part}: each row goes to so many experts");
+        let names: Vec<&String> = of(part).iter().map(|(names, ..)| &names[0]).collect();
+        assert!(names.len() <= numbers.n_experts && names.is_sorted(), "{names:?}");
+    }
+    // What an expert reads are rows that the router read.
+    let router = recorder.seen.iter().find(|(names, ..)| names[0] == "blk.0.ffn_gate_inp.weight").unwrap();
+    let read: Vec<&[f32]> = router.1.chunks_exact(router.2).collect();
+    assert!(
+        of("ffn_up_exps").iter().all(|(_, rows, columns)| rows.chunks_exact(*columns).all(|row| read.contains(&row)))
+    );
+    // A fused tensor is one tensor, shown once.
+    let (recorder, _) =
+        observe("phi-window-F32", &ids.iter().map(|id| id % 64).collect::<Vec<_>>(), (1, Isa::best(), IDS), false);
+    assert_eq!(recorder.seen[0].0, ["blk.0.attn_qkv.weight"]);
 }
 
 #[test]

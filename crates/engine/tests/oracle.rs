@@ -3,7 +3,9 @@
 
 mod support;
 
-use support::{Expected, Setup, expected, expected_states, fixture_names, is_encoder, logits, max_difference, open_fixture};
+use support::{
+    Expected, Setup, expected, expected_states, fixture_names, is_encoder, logits, max_difference, open_fixture,
+};
 
 /// Largest difference of a logit (they have σ = 4) in the F32 graphs.
 const TOLERANCE: f32 = 1e-3;

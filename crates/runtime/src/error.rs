@@ -70,7 +70,9 @@ pub enum Error {
         problem: String,
     },
     /// Text or logits of a model that makes embeddings only.
-    #[error("a model of architecture `{architecture}` turns text into embeddings and generates none: use `hublab embed`")]
+    #[error(
+        "a model of architecture `{architecture}` turns text into embeddings and generates none: use `hublab embed`"
+    )]
     NoLogits {
         /// The model's architecture.
         architecture: String,

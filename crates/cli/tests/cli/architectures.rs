@@ -86,7 +86,8 @@ fn a_description_runs_what_is_not_built_in() {
     assert_eq!(succeeds_with(&["logits", &path, "--arch", &good], ids).text(), expected);
     file("arch", "ours.arch.toml", b"base = \"llama\"\nname = \"ours\"\n");
     assert_eq!(succeeds_with(&["logits", &path], ids).text(), expected);
-    let wrong = file("arch", "wrong.toml", b"base = \"llama\"\nname = \"ours\"\n[attention]\nqkv-bias = \"required\"\n");
+    let wrong =
+        file("arch", "wrong.toml", b"base = \"llama\"\nname = \"ours\"\n[attention]\nqkv-bias = \"required\"\n");
     fails(&["logits", &path, "--arch", &wrong], ids, 1, &["blk.0.attn_q.bias", "missing"]);
     let broken = file("arch", "broken.toml", b"name = \"ours\"\n[rope]\nparing = \"halves\"\n");
     fails(&["logits", &path, "--arch", &broken], ids, 2, &["broken.toml", "line 3", "paring", "pairing"]);

@@ -51,17 +51,9 @@ static FAMILIES: [Family; 18] = [
 /// permutes query and key rows so that neighbours turn together.
 fn llama() -> Architecture {
     Architecture {
-        attention: Attention {
-            qkv_bias: Presence::Optional,
-            output_bias: Presence::Optional,
-            ..Attention::default()
-        },
+        attention: Attention { qkv_bias: Presence::Optional, output_bias: Presence::Optional, ..Attention::default() },
         rope: Rope { pairing: Pairing::Adjacent, ..Rope::default() },
-        feed_forward: FeedForward {
-            bias: Presence::Optional,
-            experts: Presence::Optional,
-            ..FeedForward::default()
-        },
+        feed_forward: FeedForward { bias: Presence::Optional, experts: Presence::Optional, ..FeedForward::default() },
         ..Architecture::default()
     }
 }
@@ -100,10 +92,7 @@ fn qwen3() -> Architecture {
 }
 
 fn qwen3moe() -> Architecture {
-    Architecture {
-        feed_forward: FeedForward { experts: Presence::Optional, ..FeedForward::default() },
-        ..qwen3()
-    }
+    Architecture { feed_forward: FeedForward { experts: Presence::Optional, ..FeedForward::default() }, ..qwen3() }
 }
 
 /// Phi-3, Phi-3.5 and Phi-4: fused matrices, long rotary factors.
@@ -171,11 +160,7 @@ fn olmo2() -> Architecture {
             query_key_norm: Presence::Required,
             ..Attention::default()
         },
-        feed_forward: FeedForward {
-            norm: Presence::Absent,
-            post_norm: Presence::Required,
-            ..FeedForward::default()
-        },
+        feed_forward: FeedForward { norm: Presence::Absent, post_norm: Presence::Required, ..FeedForward::default() },
         ..Architecture::default()
     }
 }
@@ -192,10 +177,7 @@ fn granite() -> Architecture {
 
 fn granitemoe() -> Architecture {
     let granite = granite();
-    Architecture {
-        feed_forward: FeedForward { experts: Presence::Required, ..granite.feed_forward },
-        ..granite
-    }
+    Architecture { feed_forward: FeedForward { experts: Presence::Required, ..granite.feed_forward }, ..granite }
 }
 
 /// StableLM 2 (and 3B): LayerNorm; the larger ones compute both halves from the same norm.
@@ -217,11 +199,7 @@ fn stablelm() -> Architecture {
 fn starcoder2() -> Architecture {
     Architecture {
         norm: NormKind::Layer,
-        attention: Attention {
-            qkv_bias: Presence::Optional,
-            output_bias: Presence::Optional,
-            ..Attention::default()
-        },
+        attention: Attention { qkv_bias: Presence::Optional, output_bias: Presence::Optional, ..Attention::default() },
         feed_forward: FeedForward {
             activation: Activation::GeluTanh,
             gated: false,

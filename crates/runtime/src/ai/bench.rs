@@ -83,6 +83,7 @@ impl InferenceEngine {
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<BenchReport> {
         let BenchOptions { prefill, decode, depth, repeat } = *options;
+        self.check_logits()?;
         let longest = depth + prefill.max(decode);
         if longest > self.context() {
             let trained = self.model().hyperparameters().context_length;

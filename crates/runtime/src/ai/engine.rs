@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use hublabio_chat::{ChatTemplate, Message};
 use hublabio_engine::sampling::{Sampler, SamplingConfig};
-use hublabio_engine::{Architecture, Input, Isa, KvCache, KvType, Model, ProductObserver, Row, Runner, SequenceId, Shard};
+use hublabio_engine::{
+    Architecture, Input, Isa, KvCache, KvType, Model, ProductObserver, Row, Runner, SequenceId, Shard,
+};
 use hublabio_gguf::GgufFile;
 use hublabio_tokenizer::{EncodeOptions, TokenId, Tokenizer};
 
@@ -422,7 +424,7 @@ impl InferenceEngine {
     }
 
     /// Refuses an encoder, which has states but no logits.
-    fn check_logits(&self) -> Result<()> {
+    pub(super) fn check_logits(&self) -> Result<()> {
         let architecture = &self.model.hyperparameters().architecture.name;
         if self.model.has_logits() { Ok(()) } else { Err(Error::NoLogits { architecture: architecture.to_string() }) }
     }

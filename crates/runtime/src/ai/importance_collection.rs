@@ -43,6 +43,7 @@ impl InferenceEngine {
         matrix: &mut ImportanceMatrix,
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<usize> {
+        self.check_logits()?;
         let size = options.chunk_size;
         if size > self.context() {
             let trained = self.model().hyperparameters().context_length;

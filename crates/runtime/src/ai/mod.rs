@@ -14,8 +14,8 @@ mod vocabulary;
 
 pub use adapters::AdapterConfig;
 pub use bench::{BenchOptions, BenchReport, Series};
-pub use engine::{Finish, Generation, GenerationConfig, InferenceEngine, ModelConfig, Stats};
 pub use description::{parse_architecture, read_architecture};
+pub use engine::{Finish, Generation, GenerationConfig, InferenceEngine, ModelConfig, Stats};
 pub use hublabio_chat::Message;
 pub use hublabio_engine::{Architecture, Isa, KvType, Pooling, architecture, sampling, sampling::SamplingConfig};
 pub use hublabio_tokenizer as tokenizer;

@@ -36,6 +36,7 @@ impl InferenceEngine {
         window: usize,
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Perplexity> {
+        self.check_logits()?;
         if window > self.context() {
             let trained = self.model().hyperparameters().context_length;
             return Err(Error::PromptTooLong { prompt: window, context: self.context(), trained });
