@@ -396,7 +396,7 @@ fn decoding_undoes_the_space_prefix_and_a_stream_does_not() {
     let tokenizer = build(spm(&["▁", "a", "▁a"], &[]));
     let ids = tokenizer.encode("a a", EncodeOptions::default()).unwrap();
     assert_eq!(tokenizer.decode(&ids).unwrap(), b"a a");
-    let whole = DecodeOptions { control_text: true, keep_space_prefix: true };
+    let whole = DecodeOptions { control_text: true, keep_space_prefix: true, ..DecodeOptions::default() };
     assert_eq!(tokenizer.decode_with(&ids, whole).unwrap(), b"<s> a a");
     let mut stream = tokenizer.stream();
     assert_eq!(ids.iter().map(|&id| stream.push(id).unwrap().to_owned()).collect::<String>(), " a a");
