@@ -5,9 +5,7 @@
 //! the published regex is followed here. Names and groups are in `pre.rs`, the matcher in `pattern.rs`.
 
 use crate::pattern::{Alternative, Class, DECIMALS, Stage};
-use crate::unicode::{
-    HAN, LETTER, LOWERCASE, MARK, NEWLINE, NUMBER, PUNCTUATION, SPACE, SYMBOL, UNCASED, UPPERCASE,
-};
+use crate::unicode::{HAN, LETTER, LOWERCASE, MARK, NEWLINE, NUMBER, PUNCTUATION, SPACE, SYMBOL, UNCASED, UPPERCASE};
 
 type Pattern = &'static [Alternative];
 
@@ -179,14 +177,7 @@ pub const SPARK25: Stage = Stage::Pattern(&[
 pub const BLOOM: Stage = Stage::Pattern(&[Alternative::spaced(
     SPACES
         .with("(|.,!?)")
-        .with_ranges(&[
-            ('،', '،'),
-            ('۔', '۔'),
-            ('।', '।'),
-            ('…', '…'),
-            ('、', '。'),
-            ('，', '，'),
-        ])
+        .with_ranges(&[('،', '،'), ('۔', '۔'), ('।', '।'), ('…', '…'), ('、', '。'), ('，', '，')])
         .negate(),
 )]);
 
@@ -199,8 +190,7 @@ pub const NUMBER_RUNS: Stage = runs(&[Alternative::run(NUMBERS, 1, usize::MAX)])
 /// `[0-9][0-9][0-9]`
 pub const THREE_DIGITS: Stage = runs(&[Alternative::run(ASCII_DIGITS, 3, 3)]);
 /// `[\p{P}\$\+<=>\^~\|]+`
-pub const PUNCTUATION_RUNS: Stage =
-    runs(&[Alternative::run(Class::of(PUNCTUATION).with("$+<=>^~|"), 1, usize::MAX)]);
+pub const PUNCTUATION_RUNS: Stage = runs(&[Alternative::run(Class::of(PUNCTUATION).with("$+<=>^~|"), 1, usize::MAX)]);
 /// ``[\p{P}\$\+<=>\^~\|`]+``
 pub const FALCON_PUNCTUATION_RUNS: Stage =
     runs(&[Alternative::run(Class::of(PUNCTUATION).with("$+<=>^~|`"), 1, usize::MAX)]);
@@ -229,9 +219,12 @@ pub const DEEPSEEK_LLM_LETTERS: Stage = runs(&[Alternative::led(SPACES, ASCII_LE
 pub const DEEPSEEK_LLM_PUNCTUATION: Stage = runs(&[Alternative::led(
     SPACES,
     // From `:` to `~`, which includes the letters.
-    Class::chars(ASCII_PUNCTUATION)
-        .with("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
-        .with_ranges(&[('‘', '‟'), ('\u{3000}', '。'), ('！', '／'), ('：', '～')]),
+    Class::chars(ASCII_PUNCTUATION).with("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz").with_ranges(&[
+        ('‘', '‟'),
+        ('\u{3000}', '。'),
+        ('！', '／'),
+        ('：', '～'),
+    ]),
 )]);
 /// `\s?\p{L}+`
 pub const DEEPSEEK_CODER_LETTERS: Stage = runs(&[Alternative::led(SPACES, LETTERS)]);
@@ -293,22 +286,13 @@ pub const AFMOE_ASIAN: Stage = runs(&[Alternative::run(
 pub const CHAMELEON_SENTINELS: Stage =
     runs(&[Alternative::Between { open: "<sentinel:", class: ASCII_DIGITS, min: 1, max: usize::MAX, close: ">" }]);
 /// `(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z`
-pub const CHAMELEON_IMAGES: Stage = runs(&[Alternative::Between {
-    open: "IMGIMG",
-    class: Class::chars("ABCDEFGHI"),
-    min: 1,
-    max: 4,
-    close: "Z",
-}]);
+pub const CHAMELEON_IMAGES: Stage =
+    runs(&[Alternative::Between { open: "IMGIMG", class: Class::chars("ABCDEFGHI"), min: 1, max: 4, close: "Z" }]);
 /// `([\t\n]|    |  )`
-pub const CHAMELEON_SPACES: Stage = runs(&[
-    Alternative::run(Class::chars("\t\n"), 1, 1),
-    Alternative::Literal("    "),
-    Alternative::Literal("  "),
-]);
+pub const CHAMELEON_SPACES: Stage =
+    runs(&[Alternative::run(Class::chars("\t\n"), 1, 1), Alternative::Literal("    "), Alternative::Literal("  ")]);
 /// ``[\p{P}!-/:-@\[-`{-~]``
-pub const SINGLE_PUNCTUATION: Stage =
-    runs(&[Alternative::run(Class::of(PUNCTUATION).with(ASCII_PUNCTUATION), 1, 1)]);
+pub const SINGLE_PUNCTUATION: Stage = runs(&[Alternative::run(Class::of(PUNCTUATION).with(ASCII_PUNCTUATION), 1, 1)]);
 
 const fn runs(pattern: Pattern) -> Stage {
     Stage::Pattern(pattern)

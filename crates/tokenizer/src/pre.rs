@@ -235,6 +235,43 @@ mod tests {
     }
 
     #[test]
+    fn words_by_letter_case() {
+        check("gpt-4o", "HelloWorld's XMLFile 1234", &["Hello", "World's", " XMLFile", " ", "123", "4"]);
+        check("tekken", "it's 12/\n/x", &["it", "'s", " ", "1", "2", "/\n/", "x"]);
+        check("gpt-4o", "AʰBC", &["Aʰ", "BC"]);
+        check("kimi-k2", "a日本b", &["a", "日本", "b"]);
+    }
+
+    #[test]
+    fn digits_in_groups_from_the_right() {
+        check("superbpe", "a12345 1", &["a", "12", "345", " ", "1"]);
+        check("tiny_aya", "1234567 12ab 1234", &["1", "234", "567", " ", "12", "ab", " ", "1", "234"]);
+        check("tiny_aya", "12345a", &["123", "45", "a"]);
+        check("afmoe", "x1234", &["x", "1", "234"]);
+    }
+
+    #[test]
+    fn white_space_in_powers_of_two_and_at_the_end() {
+        let spaces = |n| " ".repeat(n);
+        check("jais-2", &format!("a{}b", spaces(14)), &["a", &spaces(8), &spaces(4), " ", " b"]);
+        check("jais-2", &spaces(1027), &[&spaces(512), &spaces(512), "  ", " "]);
+        check("deepseek-llm", "中  中  ", &["中", "  ", "中", "  "]);
+        check("deepseek-coder", "a  b\n\n", &["a", " ", " b", "\n", "\n"]);
+    }
+
+    #[test]
+    fn other_shapes() {
+        check("exaone-moe", "a b c, d", &["a b c", ",", " d"]);
+        check("deepseek-v3", "x.y=z", &["x", ".y", "=z"]);
+        check("bloom", "a, b(c", &["a", ",", " b", "(", "c"]);
+        // A later pattern cuts the matches of an earlier one, too.
+        check("chameleon", "<sentinel:1>IMGIMGABZ", &["<", "sentinel", ":", "1", ">", "IMGIMGABZ"]);
+        check("chameleon", "IMGIMGABCDEZ     x", &["IMGIMGABCDEZ", "    ", " x"]);
+        check("laguna", "a\n\nb", &["a", "\n\n", "b"]);
+        check("gemma4", "a b\n\nc", &["a b", "\n\n", "c"]);
+    }
+
+    #[test]
     fn an_unknown_name_is_not_guessed() {
         assert!(find("no-such-pre").is_none());
     }

@@ -85,7 +85,8 @@ impl Unigram {
                 TokenType::Control | TokenType::Unknown | TokenType::Unused => {}
             }
         }
-        let user_defined = (0..vocabulary.tokens.len() as u32).map(|id| type_of(id) == TokenType::UserDefined).collect();
+        let user_defined =
+            (0..vocabulary.tokens.len() as u32).map(|id| type_of(id) == TokenType::UserDefined).collect();
         Ok(Self {
             trie: Trie::new(pieces.into_iter()),
             scores: vocabulary.scores.clone(),

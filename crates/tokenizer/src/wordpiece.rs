@@ -2,8 +2,8 @@
 //! cut from left to right into the longest pieces there are.
 //!
 //! GGUF writes a piece that begins a word with `▁` and one that goes on without BERT's `##`. The reference is the
-//! `BertNormalizer`, `BertPreTokenizer` and `WordPiece` of PyPI `tokenizers`. (llama.cpp has no longest word, and takes
-//! a word apart by NFD without the composition's other parts.)
+//! `BertNormalizer`, `BertPreTokenizer` and `WordPiece` of PyPI `tokenizers`, with its Unicode tables. (llama.cpp has no
+//! longest word, and newer tables.)
 
 use unicode_normalization::UnicodeNormalization as _;
 
@@ -18,7 +18,12 @@ use crate::{Error, TokenId};
 const WORD_CHARS_MAX: usize = 100;
 
 /// Characters with a decomposition that came to Unicode later than to the reference's tables.
-const NOT_DECOMPOSED: &[char] = &[];
+#[rustfmt::skip]
+const NOT_DECOMPOSED: &[char] = &[
+    '\u{105C9}', '\u{105E4}', '\u{11383}', '\u{11385}', '\u{1138E}', '\u{11391}', '\u{113C5}', '\u{113C7}',
+    '\u{113C8}', '\u{11938}', '\u{16121}', '\u{16122}', '\u{16123}', '\u{16124}', '\u{16125}', '\u{16126}',
+    '\u{16127}', '\u{16128}', '\u{16D68}', '\u{16D69}', '\u{16D6A}',
+];
 
 /// WordPiece over one vocabulary.
 #[derive(Debug)]
@@ -200,4 +205,75 @@ fn in_table(table: &[(u32, u32)], c: char) -> bool {
     let code = u32::from(c);
     let after = table.partition_point(|&(first, _)| first <= code);
     after > 0 && code <= table[after - 1].1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vocabulary::VocabularyKind;
+
+    fn wordpiece(pieces: &[&str], lowercase: bool) -> WordPiece {
+        let tokens = ["[UNK]"].iter().chain(pieces).map(|&piece| piece.to_owned()).collect();
+        let mut vocabulary = Vocabulary::new(VocabularyKind::WordPiece, tokens);
+        vocabulary.lowercase = Some(lowercase);
+        vocabulary.strip_accents = Some(true);
+        WordPiece::new(&vocabulary, |_| TokenType::Normal, Some(TokenId(0)))
+    }
+
+    fn encode(wordpiece: &WordPiece, text: &str) -> Vec<u32> {
+        let mut out = Vec::new();
+        wordpiece.encode(text, &mut String::new(), &mut WordCache::default(), &mut out).unwrap();
+        out.iter().map(|id| id.0).collect()
+    }
+
+    #[track_caller]
+    fn check(text: &str, expected: &[u32]) {
+        let wordpiece = wordpiece(&["▁un", "able", "▁a", "▁,", "b", "▁▁", "▁日"], true);
+        assert_eq!(encode(&wordpiece, text), expected, "{text:?}");
+    }
+
+    #[test]
+    fn the_longest_piece_comes_first_and_a_rest_makes_the_word_unknown() {
+        check("unable", &[1, 2]);
+        check("unablex", &[0]);
+        check("able", &[0]);
+        check("a,ab", &[3, 4, 3, 5]);
+        check("", &[]);
+        check(" \t\n ", &[]);
+        // A mark in a text is a character, not the start of a word.
+        check("▁", &[6]);
+        check("a▁a", &[0]);
+    }
+
+    #[test]
+    fn text_is_cleaned_first() {
+        check("ÀB", &[3, 5]);
+        check("a\u{301}b", &[3, 5]);
+        check("a\u{0}\u{200D}b", &[3, 5]);
+        check("a日b日", &[3, 7, 0, 7]);
+        check("a\u{3000}a", &[3, 3]);
+    }
+
+    #[test]
+    fn words_of_more_than_a_hundred_characters_are_unknown() {
+        let wordpiece = wordpiece(&["▁a", "a"], true);
+        assert_eq!(encode(&wordpiece, &"a".repeat(100)).len(), 100);
+        assert_eq!(encode(&wordpiece, &"a".repeat(101)), [0]);
+        assert_eq!(encode(&wordpiece, &"é".repeat(1_000_000)), [0]);
+    }
+
+    /// Measured with PyPI `tokenizers` 0.23.3: `BertNormalizer(lowercase=False, strip_accents=True)` on every code point.
+    #[test]
+    fn every_code_point_is_cleaned_as_the_oracle_does() {
+        let wordpiece = wordpiece(&[], false);
+        let (mut changed, mut characters, mut sum) = (0, 0, 0);
+        for c in char::MIN..=char::MAX {
+            let mut cleaned = String::new();
+            wordpiece.normalize(c.encode_utf8(&mut [0; 4]), |c| cleaned.push(if c.is_whitespace() { ' ' } else { c }));
+            changed += usize::from(cleaned != c.to_string());
+            characters += cleaned.chars().count();
+            sum += cleaned.chars().map(|c| u64::from(u32::from(c))).sum::<u64>();
+        }
+        assert_eq!((changed, characters, sum), (232_743, 1_157_340, 481_833_700_692));
+    }
 }

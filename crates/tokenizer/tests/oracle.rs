@@ -84,9 +84,10 @@ fn reversible(tokenizer: &Tokenizer) -> bool {
 /// The vocabulary that the header names, changed as it says; `None` where it is not at hand.
 fn read_vocabulary(header: &[Vec<&str>]) -> Option<Vocabulary> {
     let name = header[0][1];
-    let mut vocabulary = match () {
-        _ if COMMITTED.contains(&name) => committed(name),
-        _ => read_gguf(&shared_folder()?.join(format!("ggml-vocab-{name}.gguf"))),
+    let mut vocabulary = if COMMITTED.contains(&name) {
+        committed(name)
+    } else {
+        read_gguf(&shared_folder()?.join(format!("ggml-vocab-{name}.gguf")))
     };
     let n_tokens = vocabulary.tokens.len();
     for directive in &header[1..] {

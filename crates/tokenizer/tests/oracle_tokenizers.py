@@ -171,13 +171,17 @@ TRAINED = ["wordpiece", "wordpiece-cased", "unigram", "unigram-identity", "gemma
 COMMITTED = ["gpt-2", "llama-spm", *TRAINED]
 
 
+def unpacked(path):
+    """A GGUF file for one that is compressed."""
+    target = pathlib.Path(tempfile.mkdtemp()) / path.stem
+    target.write_bytes(zlib.decompress(path.read_bytes()))
+    return target
+
+
 @functools.cache
 def read_fields(path):
     """The metadata of a GGUF file, compressed or not."""
-    if path.suffix == ".zlib":
-        unpacked = pathlib.Path(tempfile.mkdtemp()) / path.stem
-        unpacked.write_bytes(zlib.decompress(path.read_bytes()))
-        path = unpacked
+    path = unpacked(path) if path.suffix == ".zlib" else path
     fields = GGUFReader(path).fields.items()
     return {name: field.contents() for name, field in fields if name.startswith("tokenizer.ggml.")}
 
@@ -209,6 +213,16 @@ class Vocabulary:
             self.merges.reverse()
 
 
+class Oracle:
+    """What the library does with a text (`raw`), and the ids of that in the vocabulary."""
+
+    def __init__(self, raw, ids):
+        self.raw, self.ids = raw, ids
+
+    def __call__(self, text):
+        return self.ids(self.raw(text))
+
+
 def byte_level_tokenizer(v):
     """tokenizers' BPE over the vocabulary, as tokenizer.json would build it."""
     special = (CONTROL, UNKNOWN, USER_DEFINED)
@@ -224,7 +238,8 @@ def byte_level_tokenizer(v):
     ids = {t: i for i, t in enumerate(v.tokens)}
     # `add_tokens` gives new ids to tokens that the model lacks; they are mapped back by text.
     tokenizer.add_tokens([AddedToken(t, normalized=False, special=False) for t in added])
-    return lambda text: [ids[t] for t in tokenizer.encode(text, add_special_tokens=False).tokens]
+    encode = lambda text: tokenizer.encode(text, add_special_tokens=False)
+    return Oracle(encode, lambda encoding: [ids[t] for t in encoding.tokens])
 
 
 def character_bpe_tokenizer(v):
@@ -239,8 +254,8 @@ def character_bpe_tokenizer(v):
     added = [t for i, t in enumerate(v.tokens) if v.types[i] == USER_DEFINED]
     added += [t.replace("▁", " ") for t in added if "▁" in t]
     tokenizer.add_tokens([AddedToken(t, normalized=False, special=False) for t in added])
-    encode = lambda text: tokenizer.encode(text, add_special_tokens=False).tokens
-    return lambda text: [ids[t.replace(" ", "▁")] for t in encode(text)]
+    encode = lambda text: tokenizer.encode(text, add_special_tokens=False)
+    return Oracle(encode, lambda encoding: [ids[t.replace(" ", "▁")] for t in encoding.tokens])
 
 
 def wordpiece_tokenizer(v):
@@ -251,7 +266,7 @@ def wordpiece_tokenizer(v):
     tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=v.lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
+    return Oracle(lambda text: tokenizer.encode(text, add_special_tokens=False), lambda encoding: encoding.ids)
 
 
 def sentencepiece_model(v):
@@ -283,7 +298,7 @@ def sentencepiece_model(v):
     name = field(1, b"nmt_nfkc" if v.charsmap else b"identity") + field(2, v.charsmap)
     model += field(3, name + field(3, int(v.space_prefix)) + field(4, int(v.merge_spaces)) + field(5, 1))
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    return lambda text: processor.encode(text, out_type=int)
+    return Oracle(lambda text: processor.encode(text, out_type=int), lambda ids: ids)
 
 
 ORACLES = {
