@@ -1,8 +1,9 @@
 //! Prints how fast texts become tokens and tokens text.
 //!
-//!     cargo run --release -p hublabio-tokenizer --example throughput -- [TEXT [VOCABULARY.gguf]]
+//!     cargo run --release -p hublabio-tokenizer --example throughput -- [TEXT [VOCABULARY.gguf…]]
 //!
-//! Without arguments: this crate's own sources through the two vocabularies that the tests carry. Each figure is the
+//! Without arguments: this crate's own sources through the vocabularies that the tests carry. `throughput_peers.py`
+//! beside this runs it next to PyPI `tokenizers` and `sentencepiece`. Each figure is the
 //! best of several runs, single-threaded. Long runs of one character are there because they make a naive merge loop
 //! quadratic.
 
@@ -30,9 +31,9 @@ fn main() {
         || OWN_SOURCES.to_owned(),
         |path| String::from_utf8_lossy(&std::fs::read(path).expect("TEXT can be read")).into_owned(),
     );
-    let vocabularies = match arguments.get(1) {
-        Some(path) => vec![(path.clone(), support::read_gguf(Path::new(path)))],
-        None => ["gpt-2", "llama-spm"].map(|name| (name.to_owned(), support::committed(name))).to_vec(),
+    let vocabularies: Vec<_> = match arguments.get(1..).unwrap_or_default() {
+        [] => support::COMMITTED.iter().map(|&name| (name.to_owned(), support::committed(name))).collect(),
+        paths => paths.iter().map(|path| (path.clone(), support::read_gguf(Path::new(path)))).collect(),
     };
     for (name, vocabulary) in vocabularies {
         let started = Instant::now();

@@ -1,25 +1,33 @@
-//! Byte-level BPE (Sennrich et al. 2016, arXiv:1508.07909; over bytes as in GPT-2): merges in the order of a list.
+//! BPE (Sennrich et al. 2016, arXiv:1508.07909): merges in the order of a list, over bytes or over characters.
 //!
-//! Token texts in the file are written in GPT-2's byte alphabet, one printable character per byte. They are turned
-//! into bytes once, at load; encoding then works on the bytes of the text alone.
+//! Byte-level vocabularies write their tokens in GPT-2's alphabet, one printable character per byte. They are turned
+//! into bytes once, at load; encoding then works on the bytes of the text alone. Others have the characters as they are
+//! (Gemma 4: with `▁` for a space); what has no token becomes bytes (`<0x0A>`), or the unknown token.
 
 use hashbrown::HashMap;
 
 use crate::cache::WordCache;
 use crate::merge::{Join, Merger, Rule, Symbol};
-use crate::pre::PreTokenizer;
+use crate::pre::{Alphabet, PreTokenizer};
+use crate::spm::{SPACE_MARK, byte_of_piece, first_word};
 use crate::texts::{TextIndex, Texts};
 use crate::vocabulary::TokenType;
 use crate::{Error, TokenId};
 
-/// Byte-level BPE over one vocabulary.
+/// BPE over one vocabulary.
 #[derive(Debug)]
 pub struct Bpe {
     /// The symbol of each byte: a token, or a stand-in.
     byte_symbols: [u32; 256],
+    /// The token of each character; empty for byte-level vocabularies.
+    characters: HashMap<char, u32>,
+    /// For characters without a token or byte tokens.
+    unk: Option<TokenId>,
+    /// No merge crosses the start of a run of `▁`, so that words can be merged alone.
+    words_are_separate: bool,
     /// (left symbol, right symbol) → join.
     pairs: HashMap<(u32, u32), Join>,
-    /// Tokens by their bytes; empty unless whole words are looked up before merging.
+    /// Tokens by their bytes, those that are taken for a whole word before merging.
     words: TextIndex,
     /// Strings that merges mention and the vocabulary lacks; symbol = number of tokens + position.
     stand_ins: Texts,
@@ -35,11 +43,20 @@ impl Bpe {
         type_of: impl Fn(u32) -> TokenType,
         merges: &[String],
         pre: &'static PreTokenizer,
+        unk: Option<TokenId>,
     ) -> Result<Self, Error> {
         let mut symbols = SymbolNames::new(tokens);
         let n_tokens = symbols.n_tokens;
-        let byte_symbols =
-            std::array::from_fn(|byte| symbols.get_or_add(byte_to_char(byte as u8).encode_utf8(&mut [0; 4])));
+        let byte_level = pre.alphabet == Alphabet::Bytes;
+        let mut characters = HashMap::new();
+        let byte_symbols = if byte_level {
+            std::array::from_fn(|byte| symbols.get_or_add(byte_to_char(byte as u8).encode_utf8(&mut [0; 4])))
+        } else {
+            characters = single_characters(tokens, &type_of);
+            byte_tokens(tokens, &type_of)
+        };
+        let mut words_are_separate = true;
+        let mut merges_newlines = false;
 
         let mut pairs = HashMap::with_capacity(merges.len());
         let mut joined = String::new();
@@ -61,29 +78,41 @@ impl Bpe {
             if id < n_tokens && special(type_of(id)) {
                 continue;
             }
+            merges_newlines |= joined.bytes().all(|byte| byte == b'\n');
+            words_are_separate &= !joined.trim_start_matches(SPACE_MARK).contains(SPACE_MARK);
             let pair = (symbols.get_or_add(left), symbols.get_or_add(right));
             // Of two equal merges the earlier one counts.
             pairs.entry(pair).or_insert(Join { priority: index as u32, id });
         }
 
+        // Where no merge makes runs of line ends (converters leave those merges out), a run is still its own token.
+        let newlines = |text: &[u8]| !byte_level && !merges_newlines && text.iter().all(|&byte| byte == b'\n');
         let mut words = TextIndex::default();
-        if pre.ignore_merges {
-            words = TextIndex::with_capacity(tokens.len());
-            for id in 0..n_tokens {
-                if matches!(type_of(id), TokenType::Normal | TokenType::UserDefined) && !bytes.get(id).is_empty() {
-                    words.insert(bytes, id);
-                }
+        for id in 0..n_tokens {
+            let text = bytes.get(id);
+            let ordinary = matches!(type_of(id), TokenType::Normal | TokenType::UserDefined) && !text.is_empty();
+            if ordinary && (pre.ignore_merges || newlines(text)) {
+                words.insert(bytes, id);
             }
         }
         let mut stand_ins = Texts::default();
         for at in n_tokens..symbols.texts.len() as u32 {
             let name = std::str::from_utf8(symbols.texts.get(at)).expect("names were pushed as str");
-            stand_ins.push(&byte_level_to_bytes(name));
+            if byte_level {
+                stand_ins.push(&byte_level_to_bytes(name));
+            } else {
+                stand_ins.push(name.as_bytes());
+            }
         }
-        Ok(Self { byte_symbols, pairs, words, stand_ins, n_tokens, pre })
+        Ok(Self { byte_symbols, characters, unk, words_are_separate, pairs, words, stand_ins, n_tokens, pre })
     }
 
-    /// Appends the tokens of `text`.
+    /// How text is written in tokens.
+    pub fn alphabet(&self) -> Alphabet {
+        self.pre.alphabet
+    }
+
+    /// Appends the tokens of `text`, in which spaces are already written as the alphabet says.
     pub fn encode(
         &self,
         text: &str,
@@ -92,18 +121,28 @@ impl Bpe {
         cache: &mut WordCache,
         out: &mut Vec<TokenId>,
     ) {
-        self.pre.split(text, &mut |word| self.encode_word(word.as_bytes(), bytes, merger, cache, out));
+        let start = out.len();
+        self.pre.split(text, &mut |mut piece| {
+            while !piece.is_empty() {
+                let separate = self.pre.alphabet == Alphabet::Marked && self.words_are_separate;
+                let word = if separate { first_word(piece) } else { piece };
+                self.encode_word(word, bytes, merger, cache, start, out);
+                piece = &piece[word.len()..];
+            }
+        });
         merger.shrink();
     }
 
     fn encode_word(
         &self,
-        word: &[u8],
+        text: &str,
         bytes: &Texts,
         merger: &mut Merger,
         cache: &mut WordCache,
+        start: usize,
         out: &mut Vec<TokenId>,
     ) {
+        let word = text.as_bytes();
         let vacancy = match cache.get(word) {
             Ok(tokens) => {
                 out.extend(tokens.iter().map(|&id| TokenId(id)));
@@ -114,6 +153,9 @@ impl Bpe {
         merger.symbols.clear();
         if let Some(id) = self.words.find(bytes, word) {
             merger.symbols.push(Symbol { id, start: 0, end: word.len() as u32 });
+        } else if self.pre.alphabet != Alphabet::Bytes {
+            self.push_characters(text, &mut merger.symbols);
+            merger.merge(&mut Pairs(&self.pairs));
         } else {
             merger.symbols.extend(word.iter().enumerate().filter_map(|(at, &byte)| {
                 let id = self.byte_symbols[usize::from(byte)];
@@ -123,16 +165,48 @@ impl Bpe {
             merger.merge(&mut Pairs(&self.pairs));
         }
         let before = out.len();
+        let mut has_unknown = false;
         for &symbol in &merger.symbols {
-            self.push_symbol(symbol.id, out);
+            if symbol.id == UNKNOWN {
+                has_unknown = true;
+                self.push_unknown(start, out);
+            } else {
+                self.push_symbol(symbol.id, out);
+            }
         }
-        if let Some(vacancy) = vacancy {
+        // An unknown token is one with that of the word before.
+        if let (Some(vacancy), false) = (vacancy, has_unknown) {
             let mut ids = [0; 8];
             let tokens = &out[before..];
             if let Some(ids) = ids.get_mut(..tokens.len()) {
                 ids.iter_mut().zip(tokens).for_each(|(id, token)| *id = token.0);
                 cache.put(vacancy, word, ids);
             }
+        }
+    }
+
+    /// One symbol for each character, or one for each of its bytes where it has no token.
+    fn push_characters(&self, word: &str, symbols: &mut Vec<Symbol>) {
+        for (start, c) in word.char_indices() {
+            let end = start + c.len_utf8();
+            if let Some(&id) = self.characters.get(&c) {
+                symbols.push(Symbol { id, start: start as u32, end: end as u32 });
+                continue;
+            }
+            let ids = word.as_bytes()[start..end].iter().map(|&byte| self.byte_symbols[usize::from(byte)]);
+            if ids.clone().all(|id| id < self.n_tokens) {
+                symbols.extend((start as u32..).zip(ids).map(|(at, id)| Symbol { id, start: at, end: at + 1 }));
+            } else {
+                symbols.push(Symbol { id: UNKNOWN, start: start as u32, end: end as u32 });
+            }
+        }
+    }
+
+    /// Neighbouring unknown characters are one unknown token, and leave nothing where there is none.
+    fn push_unknown(&self, start: usize, out: &mut Vec<TokenId>) {
+        let Some(unk) = self.unk else { return };
+        if out.len() == start || out.last() != Some(&unk) {
+            out.push(unk);
         }
     }
 
@@ -150,9 +224,41 @@ impl Bpe {
     /// Byte values that have no token, among those that UTF-8 uses. As in PyPI `tokenizers`, they vanish from a
     /// text, which the user should know.
     pub fn bytes_without_token(&self) -> Vec<u8> {
+        if self.pre.alphabet != Alphabet::Bytes && self.unk.is_some() {
+            return Vec::new();
+        }
         let in_utf8 = |byte: &u8| !matches!(byte, 0xC0 | 0xC1 | 0xF5..);
         (0..=u8::MAX).filter(in_utf8).filter(|&byte| self.byte_symbols[usize::from(byte)] >= self.n_tokens).collect()
     }
+}
+
+/// The symbol of a character that the vocabulary cannot express. No merge has it.
+const UNKNOWN: u32 = u32::MAX;
+
+/// The ordinary tokens of one character.
+fn single_characters(tokens: &[String], type_of: &impl Fn(u32) -> TokenType) -> HashMap<char, u32> {
+    let mut found = HashMap::new();
+    for (id, token) in (0..).zip(tokens) {
+        let mut chars = token.chars();
+        let ordinary = matches!(type_of(id), TokenType::Normal | TokenType::UserDefined | TokenType::Unused);
+        if let (Some(c), None, true) = (chars.next(), chars.next(), ordinary) {
+            found.entry(c).or_insert(id);
+        }
+    }
+    found
+}
+
+/// The tokens `<0x00>` … `<0xFF>`, whether the file calls them bytes or not.
+fn byte_tokens(tokens: &[String], type_of: &impl Fn(u32) -> TokenType) -> [u32; 256] {
+    let mut found = [UNKNOWN; 256];
+    for (id, token) in (0..).zip(tokens) {
+        if let (Some(byte), TokenType::Byte | TokenType::Normal) = (byte_of_piece(token), type_of(id))
+            && found[usize::from(byte)] == UNKNOWN
+        {
+            found[usize::from(byte)] = id;
+        }
+    }
+    found
 }
 
 struct Pairs<'a>(&'a HashMap<(u32, u32), Join>);

@@ -7,8 +7,32 @@ use crate::{Error, TokenId, Tokenizer};
 pub struct DecodeOptions {
     /// Write control and unknown tokens as their texts (`<s>`); otherwise they leave nothing.
     pub control_text: bool,
-    /// Keep the space that encoding puts before a text (SPM with a space prefix only).
+    /// Keep the space that encoding puts before a text (SPM and Unigram with a space prefix, WordPiece).
     pub keep_space_prefix: bool,
+    /// Take the space before punctuation and English contractions away (`clean_up_tokenization_spaces`). `None` does
+    /// so for WordPiece only, which has no other way to know where there were none; for the other kinds decoding is
+    /// then the inverse of encoding. What a model's own decoder does says
+    /// [`Tokenizer::cleans_spaces`](crate::Tokenizer::cleans_spaces). Has no effect on streams.
+    pub clean_spaces: Option<bool>,
+}
+
+/// Takes the space out of ` .`, ` ?`, ` !`, ` ,`, ` ' `, ` n't`, ` 'm`, ` 's`, ` 've` and ` 're`, as `transformers` does.
+pub(crate) fn clean_spaces(text: &[u8]) -> Vec<u8> {
+    const AFTER_SPACE: [&[u8]; 9] = [b".", b"?", b"!", b",", b"n't", b"'m", b"'s", b"'ve", b"'re"];
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&byte, after)) = rest.split_first() {
+        if byte == b' ' && after.starts_with(b"' ") {
+            out.push(b'\'');
+            rest = &after[2..];
+            continue;
+        }
+        if byte != b' ' || !AFTER_SPACE.iter().any(|mark| after.starts_with(mark)) {
+            out.push(byte);
+        }
+        rest = after;
+    }
+    out
 }
 
 /// Turns a stream of bytes into a stream of text.
@@ -129,6 +153,18 @@ mod tests {
         assert_eq!(stream.pending_bytes(), 2);
         assert_eq!(stream.finish(), "\u{FFFD}");
         assert_eq!(stream.push(b"y"), "y");
+    }
+
+    #[test]
+    fn spaces_before_punctuation_and_contractions_go() {
+        for (text, expected) in [
+            ("hello , world . !", "hello, world.!"),
+            ("it 's n't 've d ' x", "it'sn't've d'x"),
+            ("a 'b  .", "a 'b ."),
+            (" ", " "),
+        ] {
+            assert_eq!(clean_spaces(text.as_bytes()), expected.as_bytes(), "{text}");
+        }
     }
 
     proptest! {

@@ -51,18 +51,24 @@ pub enum Error {
         /// The most that is supported.
         max: usize,
     },
+    /// The character map of a Unigram vocabulary cannot be used.
+    #[error("the vocabulary's character map is damaged: {reason}; convert the model again")]
+    BadCharsMap {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// The special tokens could not be compiled into a matcher.
     #[error("the special tokens cannot be indexed: {reason}")]
     SpecialTokens {
         /// What the matcher's builder said.
         reason: String,
     },
-    /// BOS or EOS was asked for (by the caller or by the file), and the vocabulary has none.
+    /// BOS, EOS or SEP was asked for (by the caller or by the file), and the vocabulary has none.
     #[error("a {role} token was asked for, but the vocabulary names none: turn add_{key} off")]
     MissingSpecial {
-        /// "BOS" or "EOS".
+        /// "BOS", "EOS" or "SEP".
         role: &'static str,
-        /// "bos" or "eos".
+        /// "bos", "eos" or "sep".
         key: &'static str,
     },
     /// The input is not UTF-8.
@@ -79,7 +85,7 @@ pub enum Error {
         /// The most that one call takes.
         max: usize,
     },
-    /// A piece of SPM text has no token, no byte token and there is no unknown token.
+    /// A piece of text has no token, no byte token and there is no unknown token.
     #[error("the vocabulary has no token for byte 0x{byte:02X} and no unknown token: this text cannot be represented")]
     NoToken {
         /// The first byte without a token.

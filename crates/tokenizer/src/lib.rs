@@ -1,8 +1,8 @@
 //! Text to token ids and back.
 //!
-//! This room knows vocabularies: SentencePiece-style merges by score (GGUF `llama`), byte-level BPE by a merge list
-//! (GGUF `gpt2`) with the pre-tokenizers that published models use, special tokens, and decoding that never splits a
-//! character. It refuses to know files (a [`Vocabulary`] is plain data that the caller fills in), models and prompts
+//! This room knows vocabularies: SentencePiece-style merges by score (GGUF `llama`), BPE by a merge list (GGUF `gpt2`
+//! and `gemma4`) with the pre-tokenizers that published models use, WordPiece (`bert`), Unigram (`t5`), special tokens,
+//! and decoding that never splits a character. It refuses to know files (a [`Vocabulary`] is plain data that the caller fills in), models and prompts
 //! (templates are in `hublabio-chat`).
 //!
 //! ```
@@ -20,22 +20,30 @@
 //! # Ok::<(), hublabio_tokenizer::Error>(())
 //! ```
 //!
-//! Where to go next: [`Tokenizer`] in `tokenizer.rs` is the whole public surface; `merge.rs` is the algorithm that both
-//! kinds share; `pre.rs` holds the pre-tokenizer patterns as data; `specials.rs` decides what a special token is.
+//! Where to go next: [`Tokenizer`] in `tokenizer.rs` is the whole public surface; `merge.rs` is the algorithm that SPM
+//! and BPE share; `pre.rs` has the names of pre-tokenizers, `patterns.rs` their patterns as data; `wordpiece.rs` and
+//! `unigram.rs` are the other two algorithms; `specials.rs` decides what a special token is.
 #![forbid(unsafe_code)]
 
+mod bert_tables;
 mod bpe;
 mod cache;
+mod charsmap;
 mod decode;
 mod error;
 mod merge;
+mod pattern;
+mod patterns;
 mod pre;
 mod specials;
 mod spm;
 mod texts;
 mod tokenizer;
+mod trie;
 mod unicode;
+mod unigram;
 mod vocabulary;
+mod wordpiece;
 
 pub use decode::{DecodeOptions, StreamDecoder, Utf8Stream};
 pub use error::Error;

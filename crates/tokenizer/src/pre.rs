@@ -1,283 +1,180 @@
-//! Pre-tokenizers: where byte-level BPE cuts a text before it merges.
+//! Pre-tokenizers by name: where BPE cuts a text before it merges, and what else a name implies.
 //!
-//! Every published pattern is an ordered choice of a few shapes (contractions, runs of a class with an optional lead,
-//! white space before or after line ends), so a pattern is data here: a list of [`Alternative`]s tried in order at
-//! each position, in the meaning of a backtracking regex but without one. Text that no alternative matches becomes a
-//! piece of its own, as `Split(…, behavior="isolated")` does. A pre-tokenizer is one pattern or several, each applied
-//! to the pieces of the one before.
+//! GGUF holds no pattern, only a name (`tokenizer.ggml.pre`). The names and what they imply are those of llama.cpp's
+//! table; the patterns are the ones that the models publish (`patterns.rs`). A new `pre` is a new row in [`find`]; a
+//! shape that no row has used yet is a new alternative in `pattern.rs`.
 //!
-//! A new `pre` is a new row in [`find`]; a shape that no row has used yet is a new [`Alternative`].
+//! Normalizers that some models publish beside their pattern (NFC for Qwen and Falcon-H1) are not applied, as in
+//! llama.cpp: GGUF does not carry them, and what is encoded decodes back.
 
-use crate::unicode::{ASCII_DIGIT, Flags, LETTER, MARK, NEWLINE, NUMBER, PUNCTUATION, SPACE, flags_at};
+use crate::pattern::{self, Stage};
+use crate::patterns as p;
 
 /// A pre-tokenizer and what its name implies beyond the pattern.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is one switch of the models' own configurations")]
 pub struct PreTokenizer {
-    patterns: &'static [Pattern],
+    stages: &'static [Stage],
     /// A word that is a token as a whole is that token, whatever the merges say.
     pub ignore_merges: bool,
     /// Prompts start with BOS unless the file says otherwise.
     pub add_bos: bool,
+    /// Prompts end with SEP unless the file says otherwise.
+    pub add_sep: bool,
+    /// Spaces before punctuation go when tokens become text, if the caller asks for what the model's own decoder does.
+    pub clean_spaces: bool,
+    /// How text is written in tokens.
+    pub alphabet: Alphabet,
 }
 
-type Pattern = &'static [Alternative];
-
-/// One branch of a pattern's ordered choice.
-#[derive(Debug, Clone, Copy)]
-enum Alternative {
-    /// `'s|'t|'re|'ve|'m|'ll|'d`
-    Contraction,
-    /// `(?i:'s|'t|'re|'ve|'m|'ll|'d)`
-    ContractionAnyCase,
-    /// `lead? class{min,max} trail*`
-    Run { lead: Class, class: Class, min: usize, max: usize, trail: Class },
-    /// `\s*[\r\n]+`
-    SpaceToNewline,
-    /// `\s+(?!\S)`
-    SpaceNotBeforeText,
-    /// `\s+`
-    Space,
+/// How BPE writes text in its tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alphabet {
+    /// GPT-2's letter for each byte.
+    Bytes,
+    /// Characters as they are, spaces as `▁`, what has no token as `<0x0A>`: SentencePiece's way.
+    Marked,
+    /// Characters as they are; spaces are in no token.
+    Plain,
 }
-
-/// A character class: characters with one of `any` (or whatever, where `any` is 0) and none of `none`, or in `extra`.
-#[derive(Debug, Clone, Copy)]
-struct Class {
-    any: Flags,
-    none: Flags,
-    extra: &'static str,
-}
-
-impl Class {
-    /// `[…]`
-    const fn of(any: Flags) -> Self {
-        Self { any, none: 0, extra: "" }
-    }
-
-    /// `[^…]`
-    const fn not(none: Flags) -> Self {
-        Self { any: 0, none, extra: "" }
-    }
-
-    /// Exactly these (ASCII) characters.
-    const fn chars(extra: &'static str) -> Self {
-        Self { any: Flags::MAX, none: Flags::MAX, extra }
-    }
-
-    const NOTHING: Self = Self::chars("");
-
-    /// Length of the character at `pos` if it is in the class.
-    #[inline]
-    fn match_at(self, text: &str, pos: usize) -> Option<usize> {
-        let (flags, len) = flags_at(text, pos)?;
-        let by_flags = (self.any == 0 || flags & self.any != 0) && flags & self.none == 0;
-        (by_flags || self.extra.as_bytes().contains(&text.as_bytes()[pos])).then_some(len)
-    }
-
-    /// End of the run of at most `max` characters of the class that starts at `pos`, and its length in characters.
-    #[inline]
-    fn run_from(self, text: &str, mut pos: usize, max: usize) -> (usize, usize) {
-        let mut count = 0;
-        while count < max {
-            let Some(len) = self.match_at(text, pos) else { break };
-            pos += len;
-            count += 1;
-        }
-        (pos, count)
-    }
-}
-
-impl Alternative {
-    /// ` ?[class]+`
-    const fn spaced(class: Class) -> Self {
-        Self::Run { lead: Class::chars(" "), class, min: 1, max: usize::MAX, trail: Class::NOTHING }
-    }
-
-    /// `[class]{min,max}`
-    const fn run(class: Class, min: usize, max: usize) -> Self {
-        Self::Run { lead: Class::NOTHING, class, min, max, trail: Class::NOTHING }
-    }
-
-    /// ` ?[class]+[trail]*`
-    const fn spaced_then(class: Class, trail: Class) -> Self {
-        Self::Run { lead: Class::chars(" "), class, min: 1, max: usize::MAX, trail }
-    }
-
-    /// `lead?[class]+`
-    const fn led(lead: Class, class: Class) -> Self {
-        Self::Run { lead, class, min: 1, max: usize::MAX, trail: Class::NOTHING }
-    }
-
-    /// End of this branch's match at `start`. A match is never empty.
-    #[inline]
-    fn match_at(self, text: &str, start: usize) -> Option<usize> {
-        match self {
-            Self::Contraction => contraction(text, start, false),
-            Self::ContractionAnyCase => contraction(text, start, true),
-            Self::Run { lead, class, min, max, trail } => {
-                // The lead is optional and greedy: with it first, without it if the rest then fails.
-                let led = lead.match_at(text, start).map_or(start, |len| start + len);
-                let (mut end, mut count) = class.run_from(text, led, max);
-                if count < min && led != start {
-                    (end, count) = class.run_from(text, start, max);
-                }
-                (count >= min).then(|| trail.run_from(text, end, usize::MAX).0)
-            }
-            Self::SpaceToNewline => {
-                let (end, _) = Class::of(SPACE).run_from(text, start, usize::MAX);
-                let last_newline = text.as_bytes()[start..end].iter().rposition(|b| matches!(b, b'\r' | b'\n'))?;
-                Some(start + last_newline + 1)
-            }
-            Self::SpaceNotBeforeText => {
-                let (end, count) = Class::of(SPACE).run_from(text, start, usize::MAX);
-                if end == text.len() && count > 0 {
-                    return Some(end);
-                }
-                // The look-ahead gives the last white space back to the text that follows.
-                let last = text[start..end].chars().next_back()?;
-                (count > 1).then(|| end - last.len_utf8())
-            }
-            Self::Space => {
-                let (end, count) = Class::of(SPACE).run_from(text, start, usize::MAX);
-                (count > 0).then_some(end)
-            }
-        }
-    }
-}
-
-/// An English contraction after an apostrophe. Case-insensitive matching folds U+017F (long s) to `s`, as regex
-/// engines do; no other character folds to a letter of these suffixes.
-#[inline]
-fn contraction(text: &str, start: usize, any_case: bool) -> Option<usize> {
-    if text.as_bytes()[start] != b'\'' {
-        return None;
-    }
-    let fold = |c: char| match c {
-        'ſ' if any_case => 's',
-        c if any_case => c.to_ascii_lowercase(),
-        c => c,
-    };
-    let mut rest = text[start + 1..].chars();
-    let first = rest.next()?;
-    match (fold(first), rest.next().map(fold)) {
-        ('s' | 't' | 'm' | 'd', _) => Some(start + 1 + first.len_utf8()),
-        ('r' | 'v', Some('e')) | ('l', Some('l')) => Some(start + 3),
-        _ => None,
-    }
-}
-
-/// `[^\s\p{L}\p{N}]`
-const OTHER: Class = Class::not(SPACE | LETTER | NUMBER);
-/// `[^\r\n\p{L}\p{N}]`
-const WORD_LEAD: Class = Class::not(NEWLINE | LETTER | NUMBER);
-
-/// GPT-2's pattern (Radford et al. 2019, `encoder.py` of the released code).
-const GPT2: Pattern = &[
-    Alternative::Contraction,
-    Alternative::spaced(Class::of(LETTER)),
-    Alternative::spaced(Class::of(NUMBER)),
-    Alternative::spaced(OTHER),
-    Alternative::SpaceNotBeforeText,
-    Alternative::Space,
-];
-
-/// The pattern of Llama 3 and its relatives (it is tiktoken's `cl100k_base`), with `digits` numbers to a group.
-const fn cl100k(digits: usize) -> [Alternative; 7] {
-    [
-        Alternative::ContractionAnyCase,
-        Alternative::led(WORD_LEAD, Class::of(LETTER)),
-        Alternative::run(Class::of(NUMBER), 1, digits),
-        Alternative::spaced_then(OTHER, Class::of(NEWLINE)),
-        Alternative::SpaceToNewline,
-        Alternative::SpaceNotBeforeText,
-        Alternative::Space,
-    ]
-}
-const LLAMA3: Pattern = &cl100k(3);
-const QWEN2: Pattern = &cl100k(1);
-
-/// Qwen 3.5: letters with their combining marks.
-const QWEN35: Pattern = &[
-    Alternative::ContractionAnyCase,
-    Alternative::led(WORD_LEAD, Class::of(LETTER | MARK)),
-    Alternative::run(Class::of(NUMBER), 1, 1),
-    Alternative::spaced_then(Class::not(SPACE | LETTER | MARK | NUMBER), Class::of(NEWLINE)),
-    Alternative::SpaceToNewline,
-    Alternative::SpaceNotBeforeText,
-    Alternative::Space,
-];
-
-/// `\p{N}`: every number character alone.
-const SINGLE_NUMBERS: Pattern = &[Alternative::run(Class::of(NUMBER), 1, 1)];
-/// `[0-9][0-9][0-9]`
-const TRIPLES: Pattern = &[Alternative::run(Class::of(ASCII_DIGIT), 3, 3)];
-/// `\p{N}+`
-const NUMBERS: Pattern = &[Alternative::run(Class::of(NUMBER), 1, usize::MAX)];
-/// `[\p{P}\$\+<=>\^~\|]+`
-const PUNCTUATION_RUNS: Pattern =
-    &[Alternative::run(Class { any: PUNCTUATION, none: 0, extra: "$+<=>^~|" }, 1, usize::MAX)];
-/// `[\p{P}\$\+<=>\^~\|`]+`
-const FALCON_PUNCTUATION_RUNS: Pattern =
-    &[Alternative::run(Class { any: PUNCTUATION, none: 0, extra: "$+<=>^~|`" }, 1, usize::MAX)];
 
 /// The pre-tokenizer called `name`, if this crate knows it. Names and groups are those of llama.cpp's table.
+#[allow(clippy::too_many_lines, reason = "a table")]
 pub fn find(name: &str) -> Option<&'static PreTokenizer> {
-    static LLAMA_BPE: PreTokenizer = PreTokenizer { patterns: &[LLAMA3], ignore_merges: true, add_bos: true };
-    static DBRX: PreTokenizer = pre(&[LLAMA3]);
-    static QWEN2_LIKE: PreTokenizer = pre(&[QWEN2]);
-    static QWEN35_LIKE: PreTokenizer = pre(&[QWEN35]);
-    static GPT2_LIKE: PreTokenizer = pre(&[GPT2]);
-    static STARCODER: PreTokenizer = pre(&[SINGLE_NUMBERS, GPT2]);
-    static FALCON: PreTokenizer = pre(&[FALCON_PUNCTUATION_RUNS, GPT2, TRIPLES]);
+    /// A byte-level pre-tokenizer that implies nothing else.
+    const fn cuts(stages: &'static [Stage]) -> PreTokenizer {
+        PreTokenizer {
+            stages,
+            ignore_merges: false,
+            add_bos: false,
+            add_sep: false,
+            clean_spaces: false,
+            alphabet: Alphabet::Bytes,
+        }
+    }
+    /// As [`cuts`], with spaces before punctuation cleaned.
+    const fn cleans(stages: &'static [Stage]) -> PreTokenizer {
+        PreTokenizer { clean_spaces: true, ..cuts(stages) }
+    }
+    const STARCODER: &[Stage] = &[p::SINGLE_NUMBERS, p::GPT2];
+    const DEEPSEEK3: &[Stage] = &[p::NUMBERS_TO_THREE, p::CHINESE_JAPANESE, p::DEEPSEEK3];
+
+    macro_rules! row {
+        ($row:expr) => {{
+            static ROW: PreTokenizer = $row;
+            &ROW
+        }};
+    }
     Some(match name {
         "default" => &DEFAULT,
-        "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0" | "lfm2" => &LLAMA_BPE,
-        "dbrx" | "smaug-bpe" | "chatglm-bpe" | "glm4" => &DBRX,
-        "qwen2" | "deepseek-r1-qwen" | "stablelm2" | "megrez" | "hunyuan" | "grok-2" => &QWEN2_LIKE,
-        "qwen35" => &QWEN35_LIKE,
-        "gpt-2" | "phi-2" | "mpt" | "olmo" | "jais" | "trillion" | "gigachat" | "mellum" | "exaone4" => &GPT2_LIKE,
-        "starcoder" | "refact" | "command-r" | "smollm" | "codeshell" | "exaone" | "minerva-7b" => &STARCODER,
-        "falcon" => &FALCON,
+        // Llama 3 and what took its tokenizer.
+        "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0" | "lfm2"
+        | "jina-v5-nano" => {
+            row!(PreTokenizer { ignore_merges: true, add_bos: true, ..cleans(&[p::LLAMA3]) })
+        }
+        "dbrx" | "smaug-bpe" | "chatglm-bpe" | "glm4" => row!(cleans(&[p::LLAMA3])),
+        "minicpm5" => {
+            row!(PreTokenizer { ignore_merges: true, ..cleans(&[p::NUMBERS_TO_THREE, p::MINICPM5]) })
+        }
+        "jais-2" => row!(cleans(&[p::JAIS2])),
+        // Qwen.
+        "qwen2" | "deepseek-r1-qwen" | "kormo" | "f2llmv2" | "hunyuan" | "solar-open" | "grok-2" | "bailingmoe"
+        | "bailingmoe2" | "llada-moe" => row!(cuts(&[p::QWEN2])),
+        "stablelm2" | "megrez" => row!(cleans(&[p::QWEN2])),
+        "qwen35" => row!(cuts(&[p::QWEN35])),
+        "ufakzeka" => row!(cuts(&[p::UFAKZEKA])),
+        "laguna" => row!(cuts(&[p::LINES, p::QWEN2])),
+        "seed-coder" => row!(cuts(&[p::SEED_CODER])),
+        "exaone-moe" => row!(cleans(&[p::EXAONE_MOE])),
+        // GPT-2.
+        "gpt-2" | "phi-2" | "jina-es" | "jina-de" | "gigachat" | "jina-v2-es" | "jina-v2-de" | "a.x-4.0" | "mellum"
+        | "modern-bert" | "mpt" | "olmo" | "jais" | "exaone4" => row!(cleans(&[p::GPT2])),
+        "trillion" | "granite-docling" => row!(cuts(&[p::GPT2])),
+        "jina-v1-en" | "jina-v2-code" | "roberta-bpe" => {
+            row!(PreTokenizer { add_sep: true, ..cleans(&[p::GPT2]) })
+        }
+        // Numbers first, then GPT-2.
+        "starcoder" | "refact" | "codeshell" | "exaone" | "minerva-7b" | "mellum2" => row!(cleans(STARCODER)),
+        "command-r" | "smollm" => row!(cuts(STARCODER)),
+        "falcon" => row!(cleans(&[p::FALCON_PUNCTUATION_RUNS, p::GPT2, p::THREE_DIGITS])),
+        "chameleon" => row!(PreTokenizer {
+            add_bos: true,
+            ..cuts(&[
+                p::CHAMELEON_SENTINELS,
+                p::CHAMELEON_IMAGES,
+                p::CHAMELEON_SPACES,
+                p::SINGLE_NUMBERS,
+                p::SINGLE_PUNCTUATION,
+                p::GPT2,
+            ])
+        }),
+        // DeepSeek.
+        "deepseek-llm" => row!(cuts(&[
+            p::SINGLE_NEWLINES,
+            p::DEEPSEEK_LLM_LETTERS,
+            p::DEEPSEEK_LLM_PUNCTUATION,
+            p::SPACE_AT_END,
+            p::DEEPSEEK_LLM_ASIAN,
+            // `Digits(individual_digits=true)`, which llama.cpp has as `\p{N}+`.
+            p::SINGLE_NUMBERS,
+        ])),
+        "deepseek-coder" => row!(cuts(&[
+            p::SINGLE_NEWLINES,
+            p::DEEPSEEK_CODER_LETTERS,
+            p::DEEPSEEK_CODER_PUNCTUATION,
+            p::DEEPSEEK_LLM_ASIAN,
+            p::SINGLE_NUMBERS,
+        ])),
+        "deepseek-v3" | "hunyuan-dense" | "joyai-llm" | "hy_v4" => row!(cuts(DEEPSEEK3)),
+        "spark2_5" => {
+            row!(cuts(&[p::NUMBERS_TO_THREE, p::CHINESE_JAPANESE, p::SPARK25, p::SINGLE_NUMBERS]))
+        }
+        "afmoe" => row!(cuts(&[p::NUMBER_TRIPLES, p::AFMOE_ASIAN, p::DEEPSEEK3])),
+        // Words by letter case.
+        "tekken" => row!(PreTokenizer { ignore_merges: true, add_bos: true, ..cuts(&[p::TEKKEN]) }),
+        "gpt-4o" | "llama4" | "kanana2" | "talkie" | "minimax-m2" => row!(cuts(&[p::GPT4O])),
+        "granite-embed-multi-97m" => row!(PreTokenizer { ignore_merges: true, ..cuts(&[p::GPT4O]) }),
+        "tiny_aya" | "cohere2moe" => row!(cuts(&[p::TRIPLES_BEFORE_BOUNDARY, p::GPT4O])),
+        "youtu" => row!(PreTokenizer { ignore_merges: true, ..cuts(&[p::YOUTU_ASIAN, p::YOUTU]) }),
+        "kimi-k2" => row!(cuts(&[p::KIMI_K2])),
+        // Others.
+        "poro-chat" => row!(cuts(&[p::BLOOM])),
+        "bloom" | "gpt3-finnish" => row!(cleans(&[p::BLOOM])),
+        "viking" => row!(cuts(&[p::BLOOM, p::SINGLE_NUMBERS])),
+        "superbpe" => row!(cuts(&[p::NUMBER_RUNS, p::TRIPLES])),
+        "gemma4" | "granite-embed-multi-311m" => &GEMMA4,
+        "sarvam-moe" => row!(PreTokenizer { alphabet: Alphabet::Marked, ..cuts(&[p::LINES]) }),
+        "whitespace" => row!(PreTokenizer { alphabet: Alphabet::Plain, ..cleans(&[p::WORDS]) }),
         _ => return None,
     })
 }
 
 /// What files without a known `pre` get: llama.cpp's "default".
-pub static DEFAULT: PreTokenizer = pre(&[PUNCTUATION_RUNS, GPT2, NUMBERS, TRIPLES]);
+pub static DEFAULT: PreTokenizer = PreTokenizer {
+    stages: &[p::PUNCTUATION_RUNS, p::GPT2, p::NUMBER_RUNS, p::THREE_DIGITS],
+    ignore_merges: false,
+    add_bos: false,
+    add_sep: false,
+    clean_spaces: true,
+    alphabet: Alphabet::Bytes,
+};
 
-const fn pre(patterns: &'static [Pattern]) -> PreTokenizer {
-    PreTokenizer { patterns, ignore_merges: false, add_bos: false }
-}
+/// What the kind `gemma4` implies. Its published tokenizer merges over the whole text; no merge crosses the edge of a
+/// run of line ends, so that cutting there changes nothing.
+pub static GEMMA4: PreTokenizer = PreTokenizer {
+    stages: &[p::LINES],
+    ignore_merges: false,
+    add_bos: true,
+    add_sep: false,
+    clean_spaces: true,
+    alphabet: Alphabet::Marked,
+};
 
 impl PreTokenizer {
-    /// Calls `each` with the words of `text` in order; together they are the whole text.
+    /// Calls `each` with the words of `text` in order; together they are the whole text (without white space for the
+    /// `pre` that is called so).
     pub fn split<'t>(&self, text: &'t str, each: &mut impl FnMut(&'t str)) {
-        split_stage(self.patterns, text, each);
-    }
-}
-
-fn split_stage<'t>(patterns: &[Pattern], text: &'t str, each: &mut impl FnMut(&'t str)) {
-    let Some((pattern, later)) = patterns.split_first() else {
-        each(text);
-        return;
-    };
-    let mut pos = 0;
-    // Start of the text since the last match, which nothing has matched so far.
-    let mut unmatched = 0;
-    while let Some((_, len)) = flags_at(text, pos) {
-        match pattern.iter().find_map(|alternative| alternative.match_at(text, pos)) {
-            Some(end) => {
-                if unmatched < pos {
-                    split_stage(later, &text[unmatched..pos], each);
-                }
-                split_stage(later, &text[pos..end], each);
-                pos = end;
-                unmatched = end;
-            }
-            None => pos += len,
-        }
-    }
-    if unmatched < pos {
-        split_stage(later, &text[unmatched..pos], each);
+        pattern::split(self.stages, text, each);
     }
 }
 
@@ -335,6 +232,43 @@ mod tests {
     fn combining_marks_stay_with_letters_only_where_the_pattern_says_so() {
         check("qwen2", "e\u{301}a", &["e", "\u{301}a"]);
         check("qwen35", "e\u{301}a", &["e\u{301}a"]);
+    }
+
+    #[test]
+    fn words_by_letter_case() {
+        check("gpt-4o", "HelloWorld's XMLFile 1234", &["Hello", "World's", " XMLFile", " ", "123", "4"]);
+        check("tekken", "it's 12/\n/x", &["it", "'s", " ", "1", "2", "/\n/", "x"]);
+        check("gpt-4o", "AʰBC", &["Aʰ", "BC"]);
+        check("kimi-k2", "a日本b", &["a", "日本", "b"]);
+    }
+
+    #[test]
+    fn digits_in_groups_from_the_right() {
+        check("superbpe", "a12345 1", &["a", "12", "345", " ", "1"]);
+        check("tiny_aya", "1234567 12ab 1234", &["1", "234", "567", " ", "12", "ab", " ", "1", "234"]);
+        check("tiny_aya", "12345a", &["123", "45", "a"]);
+        check("afmoe", "x1234", &["x", "1", "234"]);
+    }
+
+    #[test]
+    fn white_space_in_powers_of_two_and_at_the_end() {
+        let spaces = |n| " ".repeat(n);
+        check("jais-2", &format!("a{}b", spaces(14)), &["a", &spaces(8), &spaces(4), " ", " b"]);
+        check("jais-2", &spaces(1027), &[&spaces(512), &spaces(512), "  ", " "]);
+        check("deepseek-llm", "中  中  ", &["中", "  ", "中", "  "]);
+        check("deepseek-coder", "a  b\n\n", &["a", " ", " b", "\n", "\n"]);
+    }
+
+    #[test]
+    fn other_shapes() {
+        check("exaone-moe", "a b c, d", &["a b c", ",", " d"]);
+        check("deepseek-v3", "x.y=z", &["x", ".y", "=z"]);
+        check("bloom", "a, b(c", &["a", ",", " b", "(", "c"]);
+        // A later pattern cuts the matches of an earlier one, too.
+        check("chameleon", "<sentinel:1>IMGIMGABZ", &["<", "sentinel", ":", "1", ">", "IMGIMGABZ"]);
+        check("chameleon", "IMGIMGABCDEZ     x", &["IMGIMGABCDEZ", "    ", " x"]);
+        check("laguna", "a\n\nb", &["a", "\n\n", "b"]);
+        check("gemma4", "a b\n\nc", &["a b", "\n\n", "c"]);
     }
 
     #[test]

@@ -23,6 +23,10 @@ pub struct SpecialIds {
     pub unk: Option<TokenId>,
     /// Padding.
     pub pad: Option<TokenId>,
+    /// Separator.
+    pub sep: Option<TokenId>,
+    /// Stands for what is to be guessed.
+    pub mask: Option<TokenId>,
 }
 
 impl SpecialIds {
@@ -45,20 +49,49 @@ impl SpecialIds {
         let unk = named("UNK", vocabulary.unk);
         let pad = named("PAD", vocabulary.pad);
         let (eot, eom) = (named("EOT", vocabulary.eot), named("EOM", vocabulary.eom));
+        let (cls, sep, mask) =
+            (named("CLS", vocabulary.cls), named("SEP", vocabulary.sep), named("MASK", vocabulary.mask));
         let conventional = |id: u32, text: &str| (tokens.get(id as usize)? == text).then_some(TokenId(id));
-        let spm = vocabulary.kind == VocabularyKind::Spm;
-        Self {
-            bos: bos.or_else(|| conventional(1, "<s>")),
-            eos: eos.or_else(|| conventional(2, "</s>")),
-            eot,
-            eom,
-            unk: unk.or_else(|| if spm { conventional(0, "<unk>") } else { None }).or_else(|| conventional(3, "<unk>")),
-            pad: pad.or_else(|| conventional(0, "<pad>")),
+        let at = |places: &[(u32, &str)]| places.iter().find_map(|&(id, text)| conventional(id, text));
+        match vocabulary.kind {
+            // BERT's own numbers.
+            VocabularyKind::WordPiece => Self {
+                bos: bos.or(cls).or_else(|| at(&[(101, "[CLS]")])),
+                eos,
+                eot,
+                eom,
+                unk: unk.or_else(|| at(&[(100, "[UNK]")])),
+                pad: pad.or_else(|| at(&[(0, "[PAD]")])),
+                sep: sep.or_else(|| at(&[(102, "[SEP]")])),
+                mask: mask.or_else(|| at(&[(103, "[MASK]")])),
+            },
+            VocabularyKind::Unigram => Self {
+                bos,
+                eos: eos.or_else(|| at(&[(1, "</s>"), (2, "</s>")])),
+                eot,
+                eom,
+                unk: unk.or_else(|| at(&[(2, "<unk>"), (0, "<unk>"), (3, "<unk>")])),
+                pad: pad.or_else(|| at(&[(0, "<pad>"), (1, "<pad>")])),
+                sep,
+                mask,
+            },
+            kind => Self {
+                bos: bos.or_else(|| at(&[(1, "<s>")])),
+                eos: eos.or_else(|| at(&[(2, "</s>")])),
+                eot,
+                eom,
+                unk: unk
+                    .or_else(|| if kind == VocabularyKind::Spm { at(&[(0, "<unk>")]) } else { None })
+                    .or_else(|| at(&[(3, "<unk>")])),
+                pad: pad.or_else(|| at(&[(0, "<pad>")])),
+                sep,
+                mask,
+            },
         }
     }
 
     fn contains(&self, id: TokenId) -> bool {
-        [self.bos, self.eos, self.eot, self.eom, self.pad].contains(&Some(id))
+        [self.bos, self.eos, self.eot, self.eom, self.pad, self.sep, self.mask].contains(&Some(id))
     }
 }
 
@@ -111,7 +144,7 @@ pub fn resolve_types(vocabulary: &Vocabulary, ids: &SpecialIds) -> Vec<TokenType
 
 /// Types for a file that lists none.
 fn guess_types(vocabulary: &Vocabulary, ids: &SpecialIds) -> Vec<TokenType> {
-    let spm = vocabulary.kind == VocabularyKind::Spm;
+    let with_bytes = !matches!(vocabulary.kind, VocabularyKind::Bpe | VocabularyKind::WordPiece);
     let guess = |(id, token): (usize, &String)| {
         let id = TokenId(id as u32);
         // A file may name an ordinary token, such as a line end, as its padding.
@@ -120,7 +153,7 @@ fn guess_types(vocabulary: &Vocabulary, ids: &SpecialIds) -> Vec<TokenType> {
             TokenType::Unknown
         } else if looks_special && ids.contains(id) {
             TokenType::Control
-        } else if spm && byte_of_piece(token).is_some() {
+        } else if with_bytes && byte_of_piece(token).is_some() {
             TokenType::Byte
         } else {
             TokenType::Normal
@@ -256,7 +289,8 @@ fn patterns(
         patterns.push(token.clone());
         ids.push(TokenId(id as u32));
         // Converters differ in whether they spell the spaces of such a piece out.
-        if vocabulary.kind == VocabularyKind::Spm && token.contains(SPACE_MARK) {
+        let marked = !matches!(vocabulary.kind, VocabularyKind::Bpe | VocabularyKind::WordPiece);
+        if marked && token.contains(SPACE_MARK) {
             patterns.push(token.replace(SPACE_MARK, " "));
             ids.push(TokenId(id as u32));
         }

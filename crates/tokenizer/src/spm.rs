@@ -186,7 +186,7 @@ impl Rule for ByScore<'_> {
 }
 
 /// The text up to the next `▁` that follows something else.
-fn first_word(text: &str) -> &str {
+pub fn first_word(text: &str) -> &str {
     let lead = text.len() - text.trim_start_matches(SPACE_MARK).len();
     let end = text[lead..].find(SPACE_MARK).map_or(text.len(), |at| lead + at);
     // A text of `▁` alone has no character after the lead.

@@ -5,13 +5,15 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::bpe::{Bpe, byte_level_to_bytes};
 use crate::cache::WordCache;
-use crate::decode::{DecodeOptions, StreamDecoder};
+use crate::decode::{DecodeOptions, StreamDecoder, clean_spaces};
 use crate::merge::{Merger, Work};
-use crate::pre;
+use crate::pre::{self, Alphabet};
 use crate::specials::{Fragment, Shield, SpecialIds, SpecialMatcher, ends_of_generation, resolve_types, unshield};
 use crate::spm::{SPACE_MARK, Spm, byte_of_piece};
 use crate::texts::Texts;
+use crate::unigram::{Lattice, Unigram};
 use crate::vocabulary::{TokenType, Vocabulary, VocabularyKind};
+use crate::wordpiece::WordPiece;
 use crate::{Error, TokenId};
 
 /// Largest vocabulary and merge list; far above any model's, far below where 32-bit positions end.
@@ -24,7 +26,7 @@ const TEXT_BYTES_MAX: usize = 1 << 30;
 pub struct EncodeOptions {
     /// Start with BOS: `None` does what the model wants, unless the text itself starts with BOS.
     pub add_bos: Option<bool>,
-    /// End with EOS: `None` does what the model wants.
+    /// End with EOS, or with SEP where the model has that instead (BERT): `None` does what the model wants.
     pub add_eos: Option<bool>,
     /// Recognise control tokens by their text. For text from a template; a user's words in it go through
     /// [`Tokenizer::shield`] before.
@@ -45,6 +47,7 @@ impl EncodeOptions {
 
 /// Text to token ids and back, over one vocabulary. Shared freely between threads.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is one switch of the file's own metadata")]
 pub struct Tokenizer {
     vocabulary_kind: VocabularyKind,
     tokens: Vec<String>,
@@ -56,7 +59,9 @@ pub struct Tokenizer {
     ends: Vec<TokenId>,
     add_bos: bool,
     add_eos: bool,
+    add_sep: bool,
     add_space_prefix: bool,
+    clean_spaces: bool,
     algorithm: Algorithm,
     /// Matches what is always special, and what is special where control tokens are parsed.
     user_defined: SpecialMatcher,
@@ -71,6 +76,8 @@ pub struct Tokenizer {
 enum Algorithm {
     Spm(Box<Spm>),
     Bpe(Box<Bpe>),
+    WordPiece(Box<WordPiece>),
+    Unigram(Box<Unigram>),
 }
 
 #[derive(Debug, Default)]
@@ -78,19 +85,32 @@ struct Scratch {
     merger: Merger,
     cache: WordCache,
     escaped: String,
+    lattice: Lattice,
+}
+
+/// What a kind, and for BPE a `pre`, implies where the file is silent.
+#[derive(Debug, Clone, Copy, Default)]
+struct Defaults {
+    add_bos: bool,
+    add_eos: bool,
+    add_sep: bool,
+    clean_spaces: bool,
 }
 
 impl Tokenizer {
     /// Checks a vocabulary and builds its tables.
     ///
     /// Where the file is silent: `pre` is llama.cpp's "default" (also for names that are not known; see
-    /// [`Tokenizer::warnings`]); BOS, EOS, UNK and PAD are `<s>` 1, `</s>` 2, `<unk>` 3 (SPM: 0) and `<pad>` 0 if those
-    /// tokens have these very texts; BOS is added for SPM and where `pre` implies it; SPM adds a space prefix.
+    /// [`Tokenizer::warnings`]). BOS, EOS, UNK and PAD are `<s>` 1, `</s>` 2, `<unk>` 3 (SPM: 0) and `<pad>` 0 if those
+    /// tokens have these very texts; Unigram looks for `<pad>` 0, `</s>` 1, `<unk>` 2 first, WordPiece for `[PAD]` 0,
+    /// `[UNK]` 100, `[CLS]` 101 and `[SEP]` 102. BOS is added for SPM, Gemma 4, WordPiece (it is CLS there) and where
+    /// `pre` implies it, EOS for Unigram, SEP for WordPiece and where `pre` implies it. SPM and Unigram add a space
+    /// prefix, Unigram merges spaces, WordPiece lowercases and strips accents.
     ///
     /// # Errors
     /// Lists that are missing, too long, or of different lengths; scores that are no numbers; merges that are no pairs;
-    /// `add_bos` or `add_eos` without such a token.
-    pub fn new(vocabulary: Vocabulary) -> Result<Self, Error> {
+    /// a damaged character map; `add_bos`, `add_eos` or `add_sep` without such a token.
+    pub fn new(mut vocabulary: Vocabulary) -> Result<Self, Error> {
         check_lists(&vocabulary)?;
         let mut warnings = Vec::new();
         let special = SpecialIds::resolve(&vocabulary, &mut warnings);
@@ -98,35 +118,56 @@ impl Tokenizer {
         let ends = ends_of_generation(&vocabulary.tokens, &types, &special);
         let type_of = |id: u32| types[id as usize];
 
+        let pre = match vocabulary.kind {
+            VocabularyKind::Bpe => Some(pre_or_default(vocabulary.pre.as_deref(), &mut warnings)),
+            VocabularyKind::Gemma4 => Some(&pre::GEMMA4),
+            _ => None,
+        };
+        if pre.is_some_and(|pre| std::ptr::eq(pre, &raw const pre::GEMMA4)) && vocabulary.add_bos == Some(false) {
+            warnings.push("the file says that no BOS is added, Gemma's own tokenizer adds one: it is added".to_owned());
+            vocabulary.add_bos = special.bos.map(|_| true);
+        }
+        let form = Form::of(vocabulary.kind, pre.map(|pre| pre.alphabet));
         let mut bytes = Texts::with_capacity(vocabulary.tokens.len());
         for (token, &kind) in vocabulary.tokens.iter().zip(&types) {
-            bytes.push(&token_bytes(vocabulary.kind, token, kind));
+            bytes.push(&token_bytes(form, token, kind));
         }
-
-        let spm = vocabulary.kind == VocabularyKind::Spm;
-        let mut bos_by_default = spm;
-        let algorithm = if spm {
-            Algorithm::Spm(Box::new(Spm::new(&vocabulary.tokens, &vocabulary.scores, type_of, special.unk)))
-        } else {
-            let pre = pre_or_default(vocabulary.pre.as_deref(), &mut warnings);
-            bos_by_default = pre.add_bos;
-            if vocabulary.add_space_prefix == Some(true) {
-                warnings.push("add_space_prefix has no meaning for byte-level BPE and is not applied".to_owned());
+        let takes_prefix = matches!(vocabulary.kind, VocabularyKind::Spm | VocabularyKind::Unigram);
+        if vocabulary.add_space_prefix == Some(true) && !takes_prefix {
+            let kind = if pre.is_some() { "BPE" } else { "WordPiece" };
+            warnings.push(format!("add_space_prefix has no meaning for {kind} and is not applied"));
+        }
+        let add_space_prefix = takes_prefix && vocabulary.add_space_prefix.unwrap_or(true);
+        let (algorithm, defaults) = match vocabulary.kind {
+            VocabularyKind::Spm => {
+                let spm = Spm::new(&vocabulary.tokens, &vocabulary.scores, type_of, special.unk);
+                (Algorithm::Spm(Box::new(spm)), Defaults { add_bos: true, ..Defaults::default() })
             }
-            let bpe = Bpe::new(&vocabulary.tokens, &bytes, type_of, &vocabulary.merges, pre)?;
-            let missing = bpe.bytes_without_token();
-            if !missing.is_empty() {
-                warnings.push(format!(
-                    "the vocabulary has no token for {} of the byte values that text has (0x{:02X} is the first): rare \
-                     characters lose bytes",
-                    missing.len(),
-                    missing[0]
-                ));
+            VocabularyKind::WordPiece => {
+                let wordpiece = WordPiece::new(&vocabulary, type_of, special.unk);
+                let defaults = Defaults { add_bos: true, add_sep: true, clean_spaces: true, add_eos: false };
+                (Algorithm::WordPiece(Box::new(wordpiece)), defaults)
             }
-            Algorithm::Bpe(Box::new(bpe))
+            VocabularyKind::Unigram => {
+                let unigram = Unigram::new(&vocabulary, type_of, special.unk, add_space_prefix)?;
+                (Algorithm::Unigram(Box::new(unigram)), Defaults { add_eos: true, ..Defaults::default() })
+            }
+            VocabularyKind::Bpe | VocabularyKind::Gemma4 => {
+                let pre = pre.expect("both kinds have one");
+                let bpe = Bpe::new(&vocabulary.tokens, &bytes, type_of, &vocabulary.merges, pre, special.unk)?;
+                warnings.extend(missing_bytes(&bpe));
+                let defaults = Defaults {
+                    add_bos: pre.add_bos,
+                    add_sep: pre.add_sep,
+                    clean_spaces: pre.clean_spaces,
+                    add_eos: false,
+                };
+                (Algorithm::Bpe(Box::new(bpe)), defaults)
+            }
         };
         wanted(vocabulary.add_bos == Some(true), special.bos, "BOS", "bos")?;
         wanted(vocabulary.add_eos == Some(true), special.eos, "EOS", "eos")?;
+        wanted(vocabulary.add_sep == Some(true), special.sep, "SEP", "sep")?;
         let user_defined = SpecialMatcher::new(&vocabulary, &types, |kind| kind == TokenType::UserDefined)?;
         let all_special = SpecialMatcher::new(&vocabulary, &types, |kind| {
             matches!(kind, TokenType::UserDefined | TokenType::Control | TokenType::Unknown)
@@ -139,9 +180,11 @@ impl Tokenizer {
             bytes,
             special,
             ends,
-            add_bos: vocabulary.add_bos.unwrap_or(bos_by_default && special.bos.is_some()),
-            add_eos: vocabulary.add_eos.unwrap_or(false),
-            add_space_prefix: spm && vocabulary.add_space_prefix.unwrap_or(true),
+            add_bos: vocabulary.add_bos.unwrap_or(defaults.add_bos && special.bos.is_some()),
+            add_eos: vocabulary.add_eos.unwrap_or(defaults.add_eos && special.eos.is_some()),
+            add_sep: vocabulary.add_sep.unwrap_or(defaults.add_sep && special.sep.is_some()),
+            add_space_prefix,
+            clean_spaces: vocabulary.clean_spaces.unwrap_or(defaults.clean_spaces),
             algorithm,
             user_defined,
             all_special,
@@ -189,7 +232,7 @@ impl Tokenizer {
 
     fn encode_with(&self, scratch: &mut Scratch, text: &str, options: EncodeOptions) -> Result<Vec<TokenId>, Error> {
         let bos = wanted(options.add_bos.unwrap_or(self.add_bos), self.special.bos, "BOS", "bos")?;
-        let eos = wanted(options.add_eos.unwrap_or(self.add_eos), self.special.eos, "EOS", "eos")?;
+        let (eos, sep) = self.closing(options.add_eos)?;
         let mut ids = Vec::with_capacity(text.len() / 4 + 2);
         ids.extend(bos);
         let matcher = if options.parse_special { &self.all_special } else { &self.user_defined };
@@ -215,7 +258,19 @@ impl Tokenizer {
             }
         })?;
         ids.extend(eos);
+        ids.extend(sep);
         Ok(ids)
+    }
+
+    /// EOS and SEP as far as they end a text. Where both are one token it is written once.
+    fn closing(&self, add: Option<bool>) -> Result<(Option<TokenId>, Option<TokenId>), Error> {
+        // Whoever asks for an end gets the one that the model has.
+        let instead = self.add_sep || self.special.eos.is_none() && self.special.sep.is_some();
+        let add_eos = add.map_or(self.add_eos, |add| add && !instead);
+        let add_sep = add.map_or(self.add_sep, |add| add && instead);
+        let eos = wanted(add_eos, self.special.eos, "EOS", "eos")?;
+        let sep = wanted(add_sep, self.special.sep, "SEP", "sep")?;
+        Ok((eos, sep.filter(|_| sep != eos)))
     }
 
     fn encode_fragment(
@@ -225,29 +280,22 @@ impl Tokenizer {
         space_prefix: bool,
         ids: &mut Vec<TokenId>,
     ) -> Result<(), Error> {
-        let Scratch { merger, cache, escaped } = scratch;
-        match &self.algorithm {
+        let Scratch { merger, cache, escaped, lattice } = scratch;
+        let result = match &self.algorithm {
             Algorithm::Bpe(bpe) => {
+                let marked = bpe.alphabet() == Alphabet::Marked;
+                let text = if marked { escape(text, false, escaped) } else { text };
                 bpe.encode(text, &self.bytes, merger, cache, ids);
                 Ok(())
             }
-            Algorithm::Spm(spm) => {
-                escaped.clear();
-                if space_prefix {
-                    escaped.push_str(SPACE_MARK);
-                }
-                for (at, part) in text.split(' ').enumerate() {
-                    if at > 0 {
-                        escaped.push_str(SPACE_MARK);
-                    }
-                    escaped.push_str(part);
-                }
-                let result = spm.encode(escaped, merger, cache, ids);
-                // A long text's buffer is not kept.
-                escaped.shrink_to(1 << 16);
-                result
-            }
-        }
+            Algorithm::Spm(spm) => spm.encode(escape(text, space_prefix, escaped), merger, cache, ids),
+            Algorithm::WordPiece(wordpiece) => wordpiece.encode(text, escaped, cache, ids),
+            Algorithm::Unigram(unigram) => unigram.encode(text, lattice, ids),
+        };
+        // A long text's buffer is not kept.
+        escaped.clear();
+        escaped.shrink_to(1 << 16);
+        result
     }
 
     /// `text` written so that [`Tokenizer::encode`] with `parse_special` sees no control token in it, and otherwise the
@@ -257,7 +305,8 @@ impl Tokenizer {
         self.shield.shield(text, &self.user_defined)
     }
 
-    /// The bytes that `ids` stand for; the inverse of [`Tokenizer::encode`] with default options.
+    /// The bytes that `ids` stand for; the inverse of [`Tokenizer::encode`] with default options, as far as there is one:
+    /// WordPiece and Unigram normalize text, and unknown tokens stand for nothing.
     ///
     /// # Errors
     /// [`Error::UnknownId`] for an id outside of the vocabulary.
@@ -272,22 +321,24 @@ impl Tokenizer {
     pub fn decode_with(&self, ids: &[TokenId], options: DecodeOptions) -> Result<Vec<u8>, Error> {
         let mut out = Vec::new();
         let mut after_special = true;
+        let wordpiece = self.vocabulary_kind == VocabularyKind::WordPiece;
+        let has_prefix = self.add_space_prefix || wordpiece;
         for &id in ids {
             let mut bytes = self.bytes_shown(id, options.control_text)?;
             let special =
                 matches!(self.types[id.0 as usize], TokenType::Control | TokenType::Unknown | TokenType::UserDefined);
-            if after_special && !special && self.add_space_prefix && !options.keep_space_prefix {
+            if after_special && !special && has_prefix && !options.keep_space_prefix {
                 bytes = bytes.strip_prefix(b" ").unwrap_or(bytes);
             }
             after_special = special;
             out.extend_from_slice(bytes);
         }
-        Ok(out)
+        Ok(if options.clean_spaces.unwrap_or(wordpiece && self.clean_spaces) { clean_spaces(&out) } else { out })
     }
 
     /// Decodes tokens one by one, as a continuation of other text: control tokens leave nothing, spaces stay.
     pub fn stream(&self) -> StreamDecoder<'_> {
-        self.stream_with(DecodeOptions { control_text: false, keep_space_prefix: true })
+        self.stream_with(DecodeOptions { keep_space_prefix: true, ..DecodeOptions::default() })
     }
 
     /// As [`Tokenizer::stream`], with a say in control tokens. A stream always keeps spaces.
@@ -389,6 +440,16 @@ impl Tokenizer {
         self.add_eos
     }
 
+    /// Whether the model wants SEP after a prompt.
+    pub fn adds_sep(&self) -> bool {
+        self.add_sep
+    }
+
+    /// Whether the model's own decoder takes the spaces before punctuation away (see [`DecodeOptions::clean_spaces`]).
+    pub fn cleans_spaces(&self) -> bool {
+        self.clean_spaces
+    }
+
     /// Whether a space is put before a text.
     pub fn adds_space_prefix(&self) -> bool {
         self.add_space_prefix
@@ -415,12 +476,12 @@ fn check_lists(vocabulary: &Vocabulary) -> Result<(), Error> {
             return Err(Error::TooMany { list, found, max: TOKENS_MAX });
         }
     }
-    let spm = vocabulary.kind == VocabularyKind::Spm;
+    let (has_scores, has_merges) = (vocabulary.kind.has_scores(), vocabulary.kind.has_merges());
     let kind = vocabulary.kind.gguf_name();
-    if spm && vocabulary.scores.is_empty() {
+    if has_scores && vocabulary.scores.is_empty() {
         return Err(Error::MissingList { kind, list: "scores" });
     }
-    if !spm && vocabulary.merges.is_empty() {
+    if has_merges && vocabulary.merges.is_empty() {
         return Err(Error::MissingList { kind, list: "merges" });
     }
     for (list, found) in [("scores", vocabulary.scores.len()), ("token types", vocabulary.types.len())] {
@@ -429,7 +490,7 @@ fn check_lists(vocabulary: &Vocabulary) -> Result<(), Error> {
         }
     }
     match vocabulary.scores.iter().position(|score| score.is_nan()) {
-        Some(id) if spm => Err(Error::BadScore { id: id as u32 }),
+        Some(id) if has_scores => Err(Error::BadScore { id: id as u32 }),
         _ => Ok(()),
     }
 }
@@ -447,16 +508,62 @@ fn pre_or_default(name: Option<&str>, warnings: &mut Vec<String>) -> &'static pr
     found.unwrap_or(&pre::DEFAULT)
 }
 
-fn token_bytes(vocabulary: VocabularyKind, token: &str, kind: TokenType) -> Vec<u8> {
-    match (kind, vocabulary) {
+fn missing_bytes(bpe: &Bpe) -> Option<String> {
+    let missing = bpe.bytes_without_token();
+    let first = missing.first()?;
+    Some(format!(
+        "the vocabulary has no token for {} of the byte values that text has (0x{first:02X} is the first): rare \
+         characters lose bytes",
+        missing.len(),
+    ))
+}
+
+/// `text` with `▁` for each space, and one in front if there is a prefix. `escaped` is a buffer.
+fn escape<'b>(text: &str, prefix: bool, escaped: &'b mut String) -> &'b str {
+    escaped.clear();
+    if prefix {
+        escaped.push_str(SPACE_MARK);
+    }
+    for (at, part) in text.split(' ').enumerate() {
+        if at > 0 {
+            escaped.push_str(SPACE_MARK);
+        }
+        escaped.push_str(part);
+    }
+    escaped
+}
+
+/// How a file writes the texts of tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// In GPT-2's byte alphabet.
+    ByteLevel,
+    /// As they are, with `▁` for a space.
+    Marked,
+    /// As they are.
+    Plain,
+}
+
+impl Form {
+    fn of(kind: VocabularyKind, alphabet: Option<Alphabet>) -> Self {
+        match (kind, alphabet) {
+            (_, Some(Alphabet::Bytes)) => Self::ByteLevel,
+            (_, Some(Alphabet::Plain)) => Self::Plain,
+            _ => Self::Marked,
+        }
+    }
+}
+
+fn token_bytes(form: Form, token: &str, kind: TokenType) -> Vec<u8> {
+    match (kind, form) {
         (TokenType::Byte, _) => match byte_of_piece(token) {
             Some(byte) => vec![byte],
             None => token.as_bytes().to_vec(),
         },
-        (TokenType::Control | TokenType::Unknown, _) | (TokenType::UserDefined, VocabularyKind::Bpe) => {
+        (TokenType::Control | TokenType::Unknown, _) | (TokenType::UserDefined, Form::ByteLevel) | (_, Form::Plain) => {
             token.as_bytes().to_vec()
         }
-        (_, VocabularyKind::Spm) => token.replace(SPACE_MARK, " ").into_bytes(),
-        (_, VocabularyKind::Bpe) => byte_level_to_bytes(token),
+        (_, Form::Marked) => token.replace(SPACE_MARK, " ").into_bytes(),
+        (_, Form::ByteLevel) => byte_level_to_bytes(token),
     }
 }

@@ -18,8 +18,14 @@ impl fmt::Display for TokenId {
 pub enum VocabularyKind {
     /// SentencePiece-style merges driven by scores, with byte fallback: GGUF `llama`.
     Spm,
-    /// Byte-level BPE driven by a list of merges: GGUF `gpt2`.
+    /// BPE driven by a list of merges, over bytes unless its `pre` says otherwise: GGUF `gpt2`.
     Bpe,
+    /// BPE driven by a list of merges, over characters with `▁` for a space and byte fallback: GGUF `gemma4`.
+    Gemma4,
+    /// WordPiece, the longest piece first: GGUF `bert`.
+    WordPiece,
+    /// The most likely pieces by their scores: GGUF `t5`.
+    Unigram,
 }
 
 impl VocabularyKind {
@@ -27,7 +33,11 @@ impl VocabularyKind {
     pub fn from_gguf_name(name: &str) -> Option<Self> {
         match name {
             "llama" => Some(Self::Spm),
-            "gpt2" => Some(Self::Bpe),
+            // The second is `gpt2` with the `pre` of the same name.
+            "gpt2" | "whitespace" => Some(Self::Bpe),
+            "gemma4" => Some(Self::Gemma4),
+            "bert" => Some(Self::WordPiece),
+            "t5" => Some(Self::Unigram),
             _ => None,
         }
     }
@@ -37,7 +47,20 @@ impl VocabularyKind {
         match self {
             Self::Spm => "llama",
             Self::Bpe => "gpt2",
+            Self::Gemma4 => "gemma4",
+            Self::WordPiece => "bert",
+            Self::Unigram => "t5",
         }
+    }
+
+    /// Whether tokens have scores that decide.
+    pub(crate) const fn has_scores(self) -> bool {
+        matches!(self, Self::Spm | Self::Unigram)
+    }
+
+    /// Whether tokens come of a list of merges.
+    pub(crate) const fn has_merges(self) -> bool {
+        matches!(self, Self::Bpe | Self::Gemma4)
     }
 }
 
@@ -83,13 +106,14 @@ pub struct Vocabulary {
     pub kind: VocabularyKind,
     /// Name of the pre-tokenizer (BPE only): `llama-bpe`, `qwen2`, `gpt-2`, …
     pub pre: Option<String>,
-    /// Token texts by id. BPE texts are in the byte-level alphabet, SPM texts write spaces as `▁`.
+    /// Token texts by id. Byte-level BPE texts are in GPT-2's alphabet; the other kinds write spaces as `▁`, WordPiece
+    /// before every piece that begins a word.
     pub tokens: Vec<String>,
-    /// Merge priority by id, higher merges first. SPM needs it, BPE ignores it.
+    /// SPM: merge priority by id, higher merges first. Unigram: logarithm of a piece's probability. Else ignored.
     pub scores: Vec<f32>,
     /// Token types by id; empty when the file has none.
     pub types: Vec<TokenType>,
-    /// BPE merges, best first, each "left right". SPM ignores it.
+    /// BPE merges, best first, each "left right". Other kinds ignore it.
     pub merges: Vec<String>,
     /// Beginning of sequence.
     pub bos: Option<TokenId>,
@@ -103,12 +127,32 @@ pub struct Vocabulary {
     pub unk: Option<TokenId>,
     /// Padding.
     pub pad: Option<TokenId>,
+    /// Classification: what WordPiece has for BOS.
+    pub cls: Option<TokenId>,
+    /// Separator: what WordPiece has for EOS.
+    pub sep: Option<TokenId>,
+    /// Stands for what is to be guessed.
+    pub mask: Option<TokenId>,
     /// Whether prompts start with BOS.
     pub add_bos: Option<bool>,
     /// Whether prompts end with EOS.
     pub add_eos: Option<bool>,
-    /// Whether SPM puts a space before the text (and before text that follows a special token).
+    /// Whether prompts end with SEP.
+    pub add_sep: Option<bool>,
+    /// Whether SPM and Unigram put a space before the text (and before text that follows a special token).
     pub add_space_prefix: Option<bool>,
+    /// Whether the model's own decoder takes the spaces before punctuation away. Not in GGUF.
+    pub clean_spaces: Option<bool>,
+    /// Unigram: whether spaces at both ends go and runs of them become one.
+    pub remove_extra_whitespaces: Option<bool>,
+    /// Unigram: whether the space that is added goes behind the text. Not in GGUF.
+    pub whitespace_as_suffix: Option<bool>,
+    /// Unigram: SentencePiece's character map, as the file has it; empty for none.
+    pub precompiled_charsmap: Vec<u8>,
+    /// WordPiece: whether letters become small ones.
+    pub lowercase: Option<bool>,
+    /// WordPiece: whether letters lose their accents; as `lowercase` where the file is silent.
+    pub strip_accents: Option<bool>,
     /// Special tokens that swallow the white space before them (`lstrip` in tokenizer.json). Not in GGUF.
     pub strip_before: Vec<TokenId>,
     /// Special tokens that swallow the white space after them (`rstrip` in tokenizer.json). Not in GGUF.
@@ -131,9 +175,19 @@ impl Vocabulary {
             eom: None,
             unk: None,
             pad: None,
+            cls: None,
+            sep: None,
+            mask: None,
             add_bos: None,
             add_eos: None,
+            add_sep: None,
             add_space_prefix: None,
+            clean_spaces: None,
+            remove_extra_whitespaces: None,
+            whitespace_as_suffix: None,
+            precompiled_charsmap: Vec::new(),
+            lowercase: None,
+            strip_accents: None,
             strip_before: Vec::new(),
             strip_after: Vec::new(),
         }

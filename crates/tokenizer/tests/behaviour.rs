@@ -396,7 +396,7 @@ fn decoding_undoes_the_space_prefix_and_a_stream_does_not() {
     let tokenizer = build(spm(&["▁", "a", "▁a"], &[]));
     let ids = tokenizer.encode("a a", EncodeOptions::default()).unwrap();
     assert_eq!(tokenizer.decode(&ids).unwrap(), b"a a");
-    let whole = DecodeOptions { control_text: true, keep_space_prefix: true };
+    let whole = DecodeOptions { control_text: true, keep_space_prefix: true, ..DecodeOptions::default() };
     assert_eq!(tokenizer.decode_with(&ids, whole).unwrap(), b"<s> a a");
     let mut stream = tokenizer.stream();
     assert_eq!(ids.iter().map(|&id| stream.push(id).unwrap().to_owned()).collect::<String>(), " a a");
@@ -527,6 +527,199 @@ proptest! {
             && let Ok(ids) = tokenizer.encode(&text, EncodeOptions::template())
         {
             prop_assert!(tokenizer.decode(&ids).is_ok());
+        }
+    }
+}
+
+/// WordPiece: `[PAD] [UNK] [CLS] [SEP] [MASK]`, then `pieces`.
+fn wordpiece(pieces: &[&str]) -> Vocabulary {
+    let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+    let tokens = special.iter().chain(pieces).map(|&token| token.to_owned()).collect::<Vec<_>>();
+    let control = |id| if id < special.len() { TokenType::Control } else { TokenType::Normal };
+    let types = (0..tokens.len()).map(control).collect();
+    let mut vocabulary = Vocabulary::new(VocabularyKind::WordPiece, tokens);
+    vocabulary.types = types;
+    (vocabulary.unk, vocabulary.cls, vocabulary.sep) = (Some(TokenId(1)), Some(TokenId(2)), Some(TokenId(3)));
+    vocabulary
+}
+
+/// Unigram: `<pad> </s> <unk>`, then `pieces` with their scores, then the special tokens given.
+fn unigram(pieces: &[(&str, f32)], special: &[(&str, TokenType)]) -> Vocabulary {
+    let mut tokens = vec!["<pad>".to_owned(), "</s>".to_owned(), "<unk>".to_owned()];
+    let mut types = vec![TokenType::Control, TokenType::Control, TokenType::Unknown];
+    let mut scores = vec![0.0; 3];
+    for &(piece, score) in pieces {
+        tokens.push(piece.to_owned());
+        types.push(TokenType::Normal);
+        scores.push(score);
+    }
+    for &(token, kind) in special {
+        tokens.push(token.to_owned());
+        types.push(kind);
+        scores.push(0.0);
+    }
+    let mut vocabulary = Vocabulary::new(VocabularyKind::Unigram, tokens);
+    (vocabulary.types, vocabulary.scores) = (types, scores);
+    vocabulary
+}
+
+#[test]
+fn wordpiece_puts_cls_and_sep_around_a_text() {
+    let tokenizer = build(wordpiece(&["▁hi", "▁,", "▁you", "r"]));
+    let all = EncodeOptions::default();
+    assert_eq!(pieces(&tokenizer, "Hi, YOUR", all), ["[CLS]", "▁hi", "▁,", "▁you", "r", "[SEP]"]);
+    let without_end = EncodeOptions { add_eos: Some(false), ..all };
+    assert_eq!(pieces(&tokenizer, "hi", without_end), ["[CLS]", "▁hi"]);
+    assert_eq!(pieces(&tokenizer, "hi", PLAIN), ["▁hi"]);
+    assert_eq!(pieces(&tokenizer, "hi", EncodeOptions { add_eos: Some(true), ..PLAIN }), ["▁hi", "[SEP]"]);
+    assert!(tokenizer.adds_sep() && tokenizer.adds_bos() && !tokenizer.adds_eos());
+
+    let mut silent = wordpiece(&["▁hi"]);
+    (silent.add_sep, silent.add_bos) = (Some(false), Some(false));
+    assert_eq!(pieces(&build(silent), "hi", all), ["▁hi"]);
+    let mut none = wordpiece(&["▁hi"]);
+    (none.sep, none.add_sep) = (None, Some(true));
+    assert_eq!(Tokenizer::new(none).unwrap_err(), Error::MissingSpecial { role: "SEP", key: "sep" });
+}
+
+#[test]
+fn wordpiece_decodes_to_words_with_spaces_where_text_has_them() {
+    let tokenizer = build(wordpiece(&["▁hi", "▁,", "▁you", "r", "▁!"]));
+    let ids = tokenizer.encode("hi , your!", EncodeOptions::default()).unwrap();
+    assert_eq!(tokenizer.decode(&ids).unwrap(), b"hi, your!");
+    let plain = DecodeOptions { clean_spaces: Some(false), ..DecodeOptions::default() };
+    assert_eq!(tokenizer.decode_with(&ids, plain).unwrap(), b"hi , your !");
+}
+
+#[test]
+fn spaces_are_cleaned_for_other_kinds_only_where_asked_for() {
+    let tokenizer = build(bpe(&["a b"], &[]));
+    assert!(tokenizer.cleans_spaces());
+    let ids = tokenizer.encode("ab , ab", PLAIN).unwrap();
+    assert_eq!(tokenizer.decode(&ids).unwrap(), b"ab , ab");
+    let clean = DecodeOptions { clean_spaces: Some(true), ..DecodeOptions::default() };
+    assert_eq!(tokenizer.decode_with(&ids, clean).unwrap(), b"ab, ab");
+    let mut qwen = bpe(&["a b"], &[]);
+    qwen.pre = Some("qwen2".to_owned());
+    assert!(!build(qwen).cleans_spaces());
+}
+
+#[test]
+fn unigram_takes_the_likeliest_pieces() {
+    let vocabulary = unigram(&[("▁", -3.0), ("▁a", -1.0), ("a", -2.0), ("b", -2.0), ("ab", -3.5), ("▁ab", -4.0)], &[]);
+    let tokenizer = build(vocabulary.clone());
+    assert_eq!(pieces(&tokenizer, "ab", EncodeOptions::default()), ["▁a", "b", "</s>"]);
+    assert_eq!(pieces(&tokenizer, "aab", PLAIN), ["▁a", "ab"]);
+    // Runs of spaces are one, those at the ends go, and what has no piece is one unknown token.
+    assert_eq!(pieces(&tokenizer, "  ab   xyz b ", PLAIN), ["▁a", "b", "▁", "<unk>", "▁", "b"]);
+    assert_eq!(pieces(&tokenizer, "   ", PLAIN), [""; 0]);
+    let mut kept = vocabulary.clone();
+    (kept.remove_extra_whitespaces, kept.add_space_prefix) = (Some(false), Some(false));
+    assert_eq!(pieces(&build(kept), " b  ", PLAIN), ["▁", "b", "▁", "▁"]);
+    let mut suffix = vocabulary;
+    suffix.whitespace_as_suffix = Some(true);
+    assert_eq!(pieces(&build(suffix), "b", PLAIN), ["b", "▁"]);
+}
+
+#[test]
+fn gemma4_writes_characters_and_falls_back_to_bytes() {
+    let mut tokens: Vec<String> = ["<pad>", "<eos>", "<bos>", "<unk>"].map(str::to_owned).to_vec();
+    let mut types = vec![TokenType::Control, TokenType::Control, TokenType::Control, TokenType::Unknown];
+    tokens.extend((0..256).map(|byte| format!("<0x{byte:02X}>")));
+    types.resize(tokens.len(), TokenType::Byte);
+    tokens.extend(["▁", "a", "é", "\n", "▁a", "aé", "\n\n"].map(str::to_owned));
+    types.resize(tokens.len(), TokenType::Normal);
+    let mut vocabulary = Vocabulary::new(VocabularyKind::Gemma4, tokens);
+    vocabulary.types = types;
+    vocabulary.merges = ["a é", "▁ a"].map(str::to_owned).to_vec();
+    (vocabulary.bos, vocabulary.eos, vocabulary.unk) = (Some(TokenId(2)), Some(TokenId(1)), Some(TokenId(3)));
+    let tokenizer = build(vocabulary.clone());
+    assert_eq!(pieces(&tokenizer, " aé a", EncodeOptions::default()), ["<bos>", "▁", "aé", "▁a"]);
+    // No merge makes a run of line ends here, so that it is looked up as a whole.
+    assert_eq!(pieces(&tokenizer, "a\n\nü", PLAIN), ["a", "\n\n", "<0xC3>", "<0xBC>"]);
+    let text = " a\n\n\nü  é";
+    assert_eq!(tokenizer.decode(&tokenizer.encode(text, PLAIN).unwrap()).unwrap(), text.as_bytes());
+
+    vocabulary.add_bos = Some(false);
+    let tokenizer = build(vocabulary.clone());
+    assert!(tokenizer.adds_bos() && tokenizer.warnings()[0].contains("BOS"), "{:?}", tokenizer.warnings());
+
+    // Without byte tokens, neighbouring characters without a token are one unknown token.
+    vocabulary.tokens[4] = "<no byte>".to_owned();
+    vocabulary.types[4] = TokenType::Normal;
+    let tokenizer = build(vocabulary);
+    assert_eq!(pieces(&tokenizer, "ü\0\0a\0", PLAIN), ["<0xC3>", "<0xBC>", "<unk>", "a", "<unk>"]);
+}
+
+/// A control token never comes of a text, neither as it is nor after what normalization makes of it.
+#[test]
+fn normalization_never_makes_a_control_token() {
+    let marks = [("<|im_end|>", TokenType::Control), ("▁<s>", TokenType::Control)];
+    let mut nfkc = committed("unigram");
+    for (token, kind) in marks {
+        nfkc.tokens.push(token.to_owned());
+        nfkc.types.push(kind);
+        nfkc.scores.push(0.0);
+    }
+    let mut lower = wordpiece(&["▁<", "▁|", "▁im", "▁_", "▁end", "▁>", "▁[", "▁mask", "▁]", "[mask]"]);
+    lower.tokens.push("▁<|im_end|>".to_owned());
+    lower.types.push(TokenType::Control);
+    lower.tokens.push("[mask]".to_owned());
+    lower.types.push(TokenType::Control);
+    for (vocabulary, texts) in [
+        (nfkc, ["＜｜im_end｜＞", "<｜im_end|>", "＜/s＞", "</ｓ>", "<s>", "＜unk＞"]),
+        (lower, ["<|IM_END|>", "<|İM_END|>", "[MASK]", "[Mask]", "［MASK］", "[MÁSK]"]),
+    ] {
+        let tokenizer = build(vocabulary);
+        let is_control = |id: &TokenId| tokenizer.token_type(*id) == Some(TokenType::Control);
+        let literal = |text: &str| tokenizer.special_token(text).is_some();
+        for text in texts {
+            let ids = tokenizer.encode(text, PLAIN).unwrap();
+            // The unknown token of WordPiece is a control token, too.
+            assert!(!ids.iter().any(|id| is_control(id) && Some(*id) != tokenizer.unk()), "{text}: {ids:?}");
+            let shielded = tokenizer.shield(text);
+            assert_eq!(tokenizer.encode(&shielded, PARSED).unwrap(), ids, "{text}");
+            if !literal(text) {
+                assert_eq!(tokenizer.encode(text, PARSED).unwrap(), ids, "{text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_damaged_character_map_is_refused() {
+    let mut vocabulary = unigram(&[("a", -1.0)], &[]);
+    vocabulary.precompiled_charsmap = vec![255; 8];
+    let error = Tokenizer::new(vocabulary).unwrap_err();
+    assert!(error.to_string().contains("character map"), "{error}");
+    let mut scores = unigram(&[("a", f32::NAN)], &[]);
+    assert_eq!(Tokenizer::new(scores.clone()).unwrap_err(), Error::BadScore { id: 3 });
+    scores.scores.clear();
+    assert_eq!(Tokenizer::new(scores).unwrap_err(), Error::MissingList { kind: "t5", list: "scores" });
+}
+
+/// Long runs of every kind come through whole; a quadratic walk would take minutes here.
+#[test]
+fn long_texts_of_the_other_kinds_take_no_detours() {
+    const LENGTH: usize = 500_000;
+    for name in ["wordpiece", "unigram", "unigram-identity", "gemma4"] {
+        let tokenizer = build(committed(name));
+        for unit in ["a", " ", "\n", "=", "é", "ab ", "日", "\u{301}", "가 "] {
+            let text = unit.repeat(LENGTH / unit.len());
+            let ids = tokenizer.encode(&text, PLAIN).unwrap();
+            assert!(ids.len() <= LENGTH + 1, "{name} {unit:?}");
+        }
+    }
+    for pre in
+        ["deepseek-llm", "tiny_aya", "superbpe", "afmoe", "jais-2", "gpt-4o", "exaone-moe", "kimi-k2", "chameleon"]
+    {
+        let mut vocabulary = bpe(&["q q"], &[]);
+        vocabulary.pre = Some(pre.to_owned());
+        let tokenizer = build(vocabulary);
+        for unit in ["ʰA", "中 ", "A\u{301}", "1", "<sentinel:1", "  a", "a ", "A"] {
+            let text = unit.repeat(LENGTH / 4 / unit.len()) + &" ".repeat(LENGTH / 8);
+            let ids = tokenizer.encode(&text, PLAIN).unwrap();
+            assert_eq!(ids.len(), text.len(), "{pre} {unit:?}");
         }
     }
 }

@@ -52,6 +52,16 @@ fn starcoder() {
 }
 
 #[test]
+fn deepseek_llm() {
+    check("deepseek-llm");
+}
+
+#[test]
+fn bert_bge() {
+    check("bert-bge");
+}
+
+#[test]
 fn the_committed_vocabularies_pass_their_cases_everywhere() {
     let cases = [
         ("llama-spm", include_str!("data/vocab/llama-spm.inp"), include_str!("data/vocab/llama-spm.out")),

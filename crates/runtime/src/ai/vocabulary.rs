@@ -55,15 +55,38 @@ fn build(metadata: &Metadata, tokens: Option<Vec<String>>, merges: Option<Vec<St
     vocabulary.eom = token(metadata, "eom")?;
     vocabulary.unk = token(metadata, "unknown")?;
     vocabulary.pad = token(metadata, "padding")?;
+    vocabulary.cls = token(metadata, "cls")?;
+    // The key is spelled so.
+    vocabulary.sep = token(metadata, "seperator")?;
+    vocabulary.mask = token(metadata, "mask")?;
     vocabulary.add_bos = metadata.bool(&key("add_bos_token"))?;
     vocabulary.add_eos = metadata.bool(&key("add_eos_token"))?;
+    vocabulary.add_sep = metadata.bool(&key("add_sep_token"))?;
     vocabulary.add_space_prefix = metadata.bool(&key("add_space_prefix"))?;
+    vocabulary.remove_extra_whitespaces = metadata.bool(&key("remove_extra_whitespaces"))?;
+    vocabulary.lowercase = metadata.bool(&key("normalizer.lowercase"))?;
+    vocabulary.strip_accents = metadata.bool(&key("normalizer.strip_accents"))?;
+    vocabulary.precompiled_charsmap = charsmap(metadata)?;
     // Phi-3's tokenizer.json strips white space after its special tokens; GGUF cannot say so, and llama.cpp goes by the name too.
     let name = metadata.str("general.name")?.unwrap_or_default().to_ascii_lowercase();
     if name.contains("phi-3") || name.contains("phi3") {
         vocabulary.strip_after_as_phi3();
     }
     Ok(Tokenizer::new(vocabulary)?)
+}
+
+/// Bytes, which converters write as either kind of 8-bit integers.
+fn charsmap(metadata: &Metadata) -> Result<Vec<u8>> {
+    let key = key("precompiled_charsmap");
+    Ok(match metadata.get(&key) {
+        Some(Value::Array(Array::U8(bytes))) => bytes.clone(),
+        Some(Value::Array(Array::I8(bytes))) => bytes.iter().map(|byte| byte.cast_unsigned()).collect(),
+        // Anything else is for the reader of integers to complain about, or an odd way to write them.
+        _ => {
+            let wider = metadata.i32_array(&key)?.unwrap_or_default();
+            wider.iter().map(|&byte| byte as u8).collect()
+        }
+    })
 }
 
 fn key(name: &str) -> String {
