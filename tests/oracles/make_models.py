@@ -2,7 +2,7 @@
 """Makes the oracle's models, their GGUF files and the logits that they must give.
 
     python3 make_models.py --group first --out fixtures --committed                # what the repository keeps
-    python3 make_models.py --group families --out fixtures/families --committed    # the same
+    python3 make_models.py --group families --out fixtures --committed             # the same
     python3 make_models.py --group families --out /tmp/oracle                      # every format
 
 Per float model: NAME-F32.gguf with the logits of the `transformers` graph. Per quantized file: the
@@ -30,7 +30,9 @@ import specs
 
 TOLERANCE = 1e-3
 COSINE_TOLERANCE = 1e-4
+KL_RATIO_MAX = 1.1
 QUANTS = ("Q8_0", "Q4_0", "Q5_0", "Q4_K", "Q6_K")
+FAMILY_QUANTS = ("Q8_0", "Q4_K")
 # Its defaults are an F16 cache and flash attention; the others show how much of a figure is chance.
 PEER_SETTINGS = {
     "default": {"flash_attention": True},
@@ -43,6 +45,10 @@ COMMITTED = {
     "qwen2-gqa": ("F16",),
     "quant-llama": QUANTS,
     "quant-qwen2": ("Q8_0", "Q4_K"),
+    "quant-gemma2": ("Q4_K",),
+    "quant-gemma3": ("Q4_0",),
+    "quant-qwen3moe": ("Q4_K",),
+    "quant-phi": ("Q8_0",),
 }
 
 
@@ -103,8 +109,17 @@ def make_coded(path, spec, results):
     truth = models.outputs_of(models.build(spec, convert.decoded_weights(path, spec)), ids)
     expect.write_expect(path.with_suffix(".expect"), ids, truth)
     entry = measure_peer(path, ids, truth)
-    results[path.stem] = {"format": wanted, "positions": len(ids), "llama_cpp": entry}
+    results[path.stem] = {"format": wanted, "positions": len(ids), "peer": peer.version(), "llama_cpp": entry}
     print("  " + path.stem + ": llama.cpp KL " + ", ".join(f"{k} {v['kl_mean']:.3e}" for k, v in entry.items()))
+
+
+def all_formats(spec):
+    """The formats beside F32. Where llama.cpp computes something else, its KL measures nothing."""
+    if spec.pooling or spec.peer != specs.PEER_SAME:
+        return ()
+    if spec in specs.FAMILY_QUANT_SPECS:
+        return "F16", *FAMILY_QUANTS
+    return "F16", *(QUANTS if spec in specs.QUANT_SPECS else ())
 
 
 def make_spec(spec, out, scratch, options, results):
@@ -114,8 +129,8 @@ def make_spec(spec, out, scratch, options, results):
     weights = models.weights_of(model, spec)
     print(f"{spec.name}: score σ {', '.join(f'{s:.2f}' for s in scores)}; output σ {sigma:.2f}", flush=True)
 
-    quantized = spec in specs.QUANT_SPECS
-    wanted = COMMITTED.get(spec.name, ()) if options.committed else ("F16", *(QUANTS if quantized else ()))
+    quantized = spec in specs.QUANT_SPECS + specs.FAMILY_QUANT_SPECS
+    wanted = COMMITTED.get(spec.name, ()) if options.committed else all_formats(spec)
     # The repository has no room for the quantized models' F32 files.
     f32 = (scratch if quantized and options.committed else out) / f"{spec.name}-F32.gguf"
     convert.write_gguf(f32, spec, weights)
@@ -127,7 +142,7 @@ def make_spec(spec, out, scratch, options, results):
             expect.write_encoder_expect(f32.with_suffix(".expect"), ids, models.pool(truth, spec.pooling), truth)
         else:
             expect.write_expect(f32.with_suffix(".expect"), ids, truth)
-    for kind in () if spec.pooling else wanted:
+    for kind in wanted:
         path = out / f"{spec.name}-{kind}.gguf"
         if kind == "F16":
             convert.write_gguf(path, spec, weights, half=True)
@@ -141,7 +156,7 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--committed", action="store_true", help="only the files the repository keeps")
     parser.add_argument("--group", choices=specs.GROUPS, required=True)
-    parser.add_argument("--only", default="*", help="pattern of model names; quant.json keeps its other entries")
+    parser.add_argument("--only", default="*", help="pattern of model names; the other entries of quant.json stay")
     parser.add_argument("--checkpoints", type=Path, help="also save each model as a Hugging Face folder in here")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
@@ -150,13 +165,14 @@ def main():
     options.out.mkdir(parents=True, exist_ok=True)
 
     index = options.out / "quant.json"
-    results = json.loads(index.read_text())["files"] if index.exists() else {}
+    document = json.loads(index.read_text()) if index.exists() else {"files": {}}
     chosen = [spec for spec in specs.GROUPS[options.group] if fnmatch.fnmatch(spec.name, options.only)]
     assert chosen, f"no model is called {options.only}"
     with tempfile.TemporaryDirectory() as scratch:
         for spec in chosen:
-            make_spec(spec, options.out, Path(scratch), options, results)
-    document = {"peer": peer.version(), "tolerance_f32": TOLERANCE, "kl_ratio_max": 1.1, "files": results}
+            make_spec(spec, options.out, Path(scratch), options, document["files"])
+    limits = {"tolerance_f32": TOLERANCE, "tolerance_cosine": COSINE_TOLERANCE, "kl_ratio_max": KL_RATIO_MAX}
+    document = limits | {"files": dict(sorted(document["files"].items()))}
     index.write_text(json.dumps(document, indent=1) + "\n")
     total = sum(path.stat().st_size for path in options.out.iterdir())
     print(f"{options.out}: {total} bytes")

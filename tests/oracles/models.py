@@ -188,7 +188,8 @@ def randomise(model, spec):
         elif "embed" in name:
             value = spec.embed_sigma * noise
         else:
-            value = noise * np.float32(1.2 / np.sqrt(parameter.shape[-1]))
+            sigma = spec.router_sigma if name.endswith(("mlp.gate.weight", "router.weight")) else 1.2
+            value = noise * np.float32(sigma / np.sqrt(parameter.shape[-1]))
         parameter.data.copy_(torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32)))
 
 

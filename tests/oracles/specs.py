@@ -48,6 +48,9 @@ class Spec:
     positions: int = FLOAT_POSITIONS
     # Spread of the embeddings' entries; families that scale embeddings up get smaller ones.
     embed_sigma: float = 0.5
+    # Spread of a router's logits. Where it is large, the last chosen expert has little weight, and which one
+    # it is matters less: a quantized mixture's KL is then not a count of the positions that chose another.
+    router_sigma: float = 1.2
     # Spread of the attention scores and of the logits before a soft-cap.
     score_sigma: float = SCORE_SIGMA
     logit_sigma: float = LOGIT_SIGMA
@@ -166,20 +169,20 @@ FAMILY_SPECS = (
            rope={"rope_type": "longrope", "partial_rotary_factor": 0.75,
                  "short_factor": [1.0, 1.02, 1.05, 1.1, 1.2, 1.3, 1.4, 1.5, 1.7],
                  "long_factor": [1.2, 1.5, 2.0, 2.9, 4.2, 6.0, 8.5, 12.0, 16.0]}),
-    _short("gemma-mqa", "gemma", 151, 64, 56, 2, 4, 1, 110, True, 10_000.0, 1e-2, head_dim=16, embed_sigma=0.12),
+    _short("gemma-mqa", "gemma", 151, 64, 56, 2, 4, 1, 110, True, 10_000.0, 1e-2, head_dim=16, embed_sigma=0.03),
     _short("gemma-wide-head", "gemma", 152, 72, 40, 2, 3, 3, 104, True, 100_000.0, 2e-2, head_dim=20,
-           embed_sigma=0.12),
-    _short("gemma2-caps", "gemma2", 153, 64, 56, 2, 4, 2, 104, True, 10_000.0, 1e-2, head_dim=16, embed_sigma=0.12,
+           embed_sigma=0.03),
+    _short("gemma2-caps", "gemma2", 153, 64, 56, 2, 4, 2, 104, True, 10_000.0, 1e-2, head_dim=16, embed_sigma=0.03,
            config={"attn_logit_softcapping": 5.0, "final_logit_softcapping": 8.0, "sliding_window": 24,
                    "query_pre_attn_scalar": 16}),
     _short("gemma2-scaled", "gemma2", 154, 48, 40, 4, 4, 2, 107, True, 10_000.0, 2e-2, head_dim=12,
-           embed_sigma=0.14, score_sigma=5.0, logit_sigma=5.0,
+           embed_sigma=0.035, score_sigma=5.0, logit_sigma=5.0,
            config={"attn_logit_softcapping": 3.0, "final_logit_softcapping": 5.0, "sliding_window": 17,
                    "query_pre_attn_scalar": 30}, **_scale_ignored(12)),
-    _short("gemma3-six", "gemma3", 155, 40, 28, 7, 2, 1, 102, True, 1_000_000.0, 1e-2, head_dim=16, embed_sigma=0.15,
+    _short("gemma3-six", "gemma3", 155, 40, 28, 7, 2, 1, 102, True, 1_000_000.0, 1e-2, head_dim=16, embed_sigma=0.1,
            config={"sliding_window": 20, "query_pre_attn_scalar": 16},
            rope={"local_theta": 10_000.0, "rope_type": "linear", "factor": 8.0}),
-    _short("gemma3-two", "gemma3", 156, 48, 40, 4, 4, 2, 105, True, 100_000.0, 2e-2, head_dim=12, embed_sigma=0.14,
+    _short("gemma3-two", "gemma3", 156, 48, 40, 4, 4, 2, 105, True, 100_000.0, 2e-2, head_dim=12, embed_sigma=0.035,
            config={"sliding_window": 31, "query_pre_attn_scalar": 30, "sliding_window_pattern": 2},
            rope={"local_theta": 500.0}, **_scale_ignored(12)),
     _short("olmo2-mha", "olmo2", 161, 64, 44, 2, 4, 4, 104, False, 500_000.0, 1e-2),
@@ -187,10 +190,10 @@ FAMILY_SPECS = (
     _short("granite-scaled", "granite", 163, 64, 48, 2, 4, 2, 104, False, 10_000.0, 1e-2, embed_sigma=0.1,
            config={"embedding_multiplier": 6.0, "residual_multiplier": 0.4, "attention_multiplier": 0.11,
                    "logits_scaling": 5.0}),
-    _short("granite-tied", "granite", 164, 72, 40, 2, 6, 2, 109, True, 100_000.0, 2e-2, embed_sigma=0.05,
+    _short("granite-tied", "granite", 164, 72, 40, 2, 6, 2, 109, True, 100_000.0, 2e-2, embed_sigma=0.015,
            config={"embedding_multiplier": 12.0, "residual_multiplier": 0.22, "attention_multiplier": 0.4,
                    "logits_scaling": 0.5}),
-    _short("granitemoe-scaled", "granitemoe", 165, 64, 16, 2, 4, 2, 104, True, 10_000.0, 1e-2, embed_sigma=0.1,
+    _short("granitemoe-scaled", "granitemoe", 165, 64, 16, 2, 4, 2, 104, True, 10_000.0, 1e-2, embed_sigma=0.02,
            config=_moe(4, 2, embedding_multiplier=6.0, residual_multiplier=0.4, attention_multiplier=0.11,
                        logits_scaling=5.0)),
     _short("granitemoe-six", "granitemoe", 166, 48, 20, 2, 4, 4, 104, False, 100_000.0, 2e-2, embed_sigma=0.05,
@@ -202,10 +205,10 @@ FAMILY_SPECS = (
            config={"qk_layernorm": True, "use_parallel_residual": True}, rope={"partial_rotary_factor": 0.5}),
     _short("stablelm-head-norms", "stablelm", 173, 64, 40, 2, 4, 2, 104, False, 100_000.0, 2e-2,
            config={"qk_layernorm": True, "use_qkv_bias": True}, rope={"partial_rotary_factor": 0.5}),
-    _short("bert-mean", "bert", 181, 64, 48, 2, 4, 4, 103, True, 0.0, 1e-2, context=160, pooling="mean"),
-    _short("bert-cls", "bert", 182, 72, 20, 2, 6, 6, 104, True, 0.0, 2e-2, context=144, pooling="cls"),
-    _short("nomic-mean", "nomic", 183, 64, 48, 2, 4, 4, 103, True, 1_000.0, 1e-2, pooling="mean"),
-    _short("nomic-cls", "nomic", 184, 72, 28, 2, 6, 6, 104, True, 10_000.0, 2e-2, pooling="cls"),
+    _short("bert-mean", "bert", 181, 64, 48, 2, 4, 4, 103, True, 0.0, 0.15, context=160, pooling="mean"),
+    _short("bert-cls", "bert", 182, 72, 20, 2, 6, 6, 104, True, 0.0, 0.2, context=144, pooling="cls"),
+    _short("nomic-mean", "nomic", 183, 64, 48, 2, 4, 4, 103, True, 1_000.0, 0.05, pooling="mean"),
+    _short("nomic-cls", "nomic", 184, 72, 28, 2, 6, 6, 104, True, 10_000.0, 0.06, pooling="cls"),
 )
 FLOAT_SPECS = LLAMA_SPECS + FAMILY_SPECS
 
@@ -215,7 +218,40 @@ QUANT_SPECS = (
     Spec("quant-qwen2", "qwen2", 32, 256, 256, 1, 4, 2, 136, False, 1_000_000.0, 1e-3),
 )
 
+
+def _quant(name, family, seed, layers, heads, kv_heads, tied, **rest):
+    return Spec(f"quant-{name}", family, seed, 256, 256, layers, heads, kv_heads, 103, tied, 10_000.0, 1e-3, **rest)
+
+
+FAMILY_QUANT_SPECS = (
+    _quant("gemma2", "gemma2", 301, 2, 4, 2, True, head_dim=64, embed_sigma=0.01,
+           config={"attn_logit_softcapping": 5.0, "final_logit_softcapping": 8.0, "sliding_window": 100,
+                   "query_pre_attn_scalar": 64}),
+    _quant("gemma3", "gemma3", 302, 2, 4, 1, True, head_dim=64, embed_sigma=0.01,
+           config={"sliding_window": 100, "query_pre_attn_scalar": 64, "sliding_window_pattern": 2},
+           rope={"local_theta": 1_000.0, "rope_type": "linear", "factor": 4.0}),
+    _quant("qwen3moe", "qwen3moe", 303, 1, 4, 2, False, head_dim=64, router_sigma=4.0,
+           config=_moe(4, 2, 256, norm_topk_prob=True)),
+    _quant("phi", "phi3", 304, 1, 8, 4, False, positions=LONG_POSITIONS, config={"original_max_position_embeddings": 128},
+           rope={"rope_type": "longrope", "short_factor": [1 + 0.03 * i for i in range(16)],
+                 "long_factor": [1.1 * 1.16**i for i in range(16)]}),
+    _quant("mixtral", "mixtral", 305, 1, 8, 2, False, router_sigma=4.0, config=_moe(4, 2)),
+    _quant("qwen2moe", "qwen2moe", 306, 1, 4, 2, False, router_sigma=4.0,
+           config=_moe(4, 2, 256, 256, norm_topk_prob=False)),
+    _quant("qwen3", "qwen3", 307, 1, 8, 2, False, head_dim=64),
+    _quant("gemma", "gemma", 308, 1, 4, 1, True, head_dim=64, embed_sigma=0.01),
+    _quant("olmo2", "olmo2", 309, 1, 8, 2, False),
+    _quant("granite", "granite", 310, 1, 4, 2, False, embed_sigma=0.1,
+           config={"embedding_multiplier": 6.0, "residual_multiplier": 0.4, "attention_multiplier": 0.11,
+                   "logits_scaling": 5.0}),
+    _quant("granitemoe", "granitemoe", 311, 1, 4, 2, False, embed_sigma=0.1, router_sigma=4.0,
+           config=_moe(4, 2, embedding_multiplier=6.0, residual_multiplier=0.4, attention_multiplier=0.11,
+                       logits_scaling=5.0)),
+    _quant("stablelm", "stablelm", 312, 1, 8, 4, False, config={"use_qkv_bias": True},
+           rope={"partial_rotary_factor": 0.25}),
+)
+
 # What `make_models.py --group` takes: the first two architectures, and all the others with their variants.
-GROUPS = {"first": LLAMA_SPECS + QUANT_SPECS, "families": FAMILY_SPECS}
+GROUPS = {"first": LLAMA_SPECS + QUANT_SPECS, "families": FAMILY_SPECS + FAMILY_QUANT_SPECS}
 
 SPECS = {spec.name: spec for group in GROUPS.values() for spec in group}
