@@ -2,9 +2,10 @@
 """Checks a `hublab` binary against the expected logits of a folder of models.
 
     python3 compare.py --hublab ../../target/release/hublab
+    python3 compare.py --hublab … --dir fixtures/families
     python3 compare.py --hublab … --dir /tmp/oracle --sequences 4
 
-Needs only `numpy`. With --sequences, `transformers` and llama.cpp also run, on that many further
+Encoders go through `hublab embed`, adapters of --lora through `hublab logits --lora`. Needs only `numpy`. With --sequences, `transformers` and llama.cpp also run, on that many further
 prompts per quantized file, which makes the KL ratio steadier. Exit status 1 when anything misses its limit.
 """
 
@@ -19,14 +20,26 @@ import numpy as np
 import expect
 
 
-def hublab_logits(options, path, ids, arguments=()):
-    """[positions, vocab] from `hublab logits MODEL --all`."""
-    command = [options.hublab, "logits", path, "--all", *options.argument, *arguments]
+# The longest request for which a longrope model's short factors hold is decided by its context limit; these
+# files expect the short ones.
+SHORT_CONTEXT = {"phi-shortrope-F32": 256}
+
+
+def hublab(options, verb, path, ids, arguments=()):
+    """The JSON that `hublab VERB MODEL …` answers to token ids on its standard input."""
+    command = [options.hublab, verb, path, *options.argument, *arguments]
     prompt = json.dumps({"ids": [int(token) for token in ids]})
     done = subprocess.run(command, input=prompt, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"exit status {done.returncode}: {done.stderr.strip()}")
-    answer = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+def hublab_logits(options, path, ids, arguments=()):
+    """[positions, vocab] from `hublab logits MODEL --all`."""
+    if options.context_argument and path.stem in SHORT_CONTEXT:
+        arguments = (*arguments, f"{options.context_argument}={SHORT_CONTEXT[path.stem]}")
+    answer = hublab(options, "logits", path, ids, ("--all", *arguments))
     logits = np.array(answer["logits"], dtype=np.float64)
     if logits.shape != (len(ids), answer["vocab"]):
         raise RuntimeError(f"logits of shape {logits.shape} for {len(ids)} ids, vocab {answer['vocab']}")
@@ -38,6 +51,26 @@ def check_float(options, path, tolerance):
     difference = np.abs(hublab_logits(options, path, ids, options.f32_argument) - truth)
     passed = bool(difference.max() <= tolerance)
     return passed, f"{difference.max():.2e} | {np.sqrt((difference**2).mean()):.2e} | {len(ids)}"
+
+
+def check_encoder(options, path, tolerance):
+    """`hublab embed` prints {"embeddings": [[…]]}: one pooled, normalised row per text."""
+    ids, pooled, _ = expect.read_encoder_expect(path.with_suffix(".expect"))
+    (row,) = hublab(options, "embed", path, ids, options.f32_argument)["embeddings"]
+    row = np.array(row, dtype=np.float64)
+    if row.shape != pooled.shape:
+        raise RuntimeError(f"an embedding of shape {row.shape}, expected {pooled.shape}")
+    distance, length = expect.cosine_distance(row, pooled), np.linalg.norm(row)
+    passed = bool(distance <= tolerance and abs(length - 1) <= tolerance)
+    return passed, f"{distance:.2e} | {length:.6f} | {len(ids)}"
+
+
+def check_adapter(options, path, tolerance):
+    base = options.lora.parent / f"{path.stem.removesuffix('-lora')}-F32.gguf"
+    ids, truth = expect.read_expect(path.with_suffix(".expect"))
+    logits = hublab_logits(options, base, ids, (*options.f32_argument, f"--lora={path}"))
+    difference = np.abs(logits - truth)
+    return bool(difference.max() <= tolerance), f"{difference.max():.2e} | {np.sqrt((difference**2).mean()):.2e} | {len(ids)}"
 
 
 class Tally:
@@ -67,12 +100,13 @@ def more_prompts(options, path, name, ours, theirs):
     import convert
     import models
     import peer
+    import specs
 
-    spec = models.SPECS[name]
+    spec = specs.SPECS[name]
     graph = models.build(spec, convert.decoded_weights(path, spec))
     for sequence in range(options.sequences + 1):
-        ids = models.token_ids(spec, models.CODED_POSITIONS, sequence)
-        truth = models.logits_of(graph, ids)
+        ids = models.token_ids(spec, specs.CODED_POSITIONS, sequence)
+        truth = models.outputs_of(graph, ids)
         theirs.add(truth, peer.logits(path, ids, flash_attention=True))
         if sequence:
             ours.add(truth, hublab_logits(options, path, ids))
@@ -118,11 +152,15 @@ def main():
     parser.add_argument("--sequences", type=int, default=0, help="further prompts per file, checked live")
     parser.add_argument("--argument", action="append", default=[], help="passed on to hublab, e.g. --argument=--threads=1")
     parser.add_argument("--f32-argument", action="append", default=[], help="the same, for F32 files only: an F32 cache")
+    parser.add_argument("--context-argument", default="", help="hublab's option for a request's context limit")
+    parser.add_argument("--lora", type=Path, help="a folder of adapters, whose bases are in the folder above it")
     options = parser.parse_args()
 
     document = json.loads((options.dir / "quant.json").read_text())
     tolerance, ratio_max = document["tolerance_f32"], document["kl_ratio_max"]
-    floats = sorted(options.dir.glob("*-F32.gguf"))
+    everything = sorted(options.dir.glob("*-F32.gguf"))
+    encoders = [path for path in everything if expect.is_encoder(path.with_suffix(".expect"))]
+    floats = [path for path in everything if path not in encoders]
     coded = sorted(document["files"].items(), key=lambda item: (item[1]["format"], item[0]))
     assert floats and coded, f"nothing to check in {options.dir}"
 
@@ -131,6 +169,24 @@ def main():
         "largest | RMS | positions",
         [(path.stem, lambda path=path: check_float(options, path, tolerance)) for path in floats],
     )
+    if encoders:
+        failed += table(
+            f"Encoders: embeddings against `transformers` (cosine distance allowed {document['tolerance_cosine']})",
+            "cosine distance | length | positions",
+            [
+                (path.stem, lambda path=path: check_encoder(options, path, document["tolerance_cosine"]))
+                for path in encoders
+            ],
+        )
+    if options.lora:
+        failed += table(
+            f"Adapters: logits against `transformers` with merged weights (largest difference allowed {tolerance})",
+            "largest | RMS | positions",
+            [
+                (path.stem, lambda path=path: check_adapter(options, path, tolerance))
+                for path in sorted(options.lora.glob("*-lora.gguf"))
+            ],
+        )
     failed += table(
         f"Other formats: against the F32 graph on the decoded weights (KL ratio allowed {ratio_max})",
         "KL ours | KL llama.cpp | ratio | RMS ours | RMS llama.cpp | top-1 where clear | positions",

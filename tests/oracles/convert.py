@@ -1,45 +1,24 @@
-"""Between `transformers` weights and GGUF files, in both directions.
+"""Between `transformers` weights and GGUF tensors, in both directions.
 
-Names and metadata follow llama.cpp's converter. The one thing that is more than a rename: for `llama`
-the rows of Q and K are reordered, because the file's rotation works on pairs (2i, 2i+1) and the
-`transformers` graph on (i, i + head_dim/2).
+Names follow llama.cpp's converter. What is more than a rename:
+
+- `pairs` families: the rows of Q and K are reordered, because the file's rotation works on pairs (2i, 2i+1) and
+  the `transformers` graph on (i, i + head_dim/2);
+- gemma: the file holds 1 + weight of every norm;
+- experts: one [experts, rows, width] tensor per projection, where `transformers` joins gate and up;
+- stablelm's head norms: [heads, head_dim], where `transformers` has one parameter per head;
+- nomic: Q, K and V in one tensor.
 """
 
 import gguf
 import numpy as np
 import torch
 
-NAMES = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-BACK = {theirs: ours for ours, theirs in NAMES.items()}
+import models
+from families import FAMILIES
+from hyperparameters import add_hyperparameters, add_tokenizer
 
-
-def gguf_name(name):
-    stem, kind = name.rsplit(".", 1)
-    if stem.startswith("model.layers."):
-        _, _, index, rest = stem.split(".", 3)
-        return f"blk.{index}.{NAMES[rest]}.{kind}"
-    return f"{NAMES[stem]}.{kind}"
-
-
-def transformers_name(name):
-    stem, kind = name.rsplit(".", 1)
-    if stem.startswith("blk."):
-        _, index, rest = stem.split(".", 2)
-        return f"model.layers.{index}.{BACK[rest]}.{kind}"
-    return f"{BACK[stem]}.{kind}"
+FACTOR_TENSORS = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
 
 
 def halves_to_pairs(rows, heads):
@@ -57,11 +36,93 @@ def pairs_to_halves(rows, heads):
 
 def rotated_heads(spec, name):
     """How many heads the rows of this GGUF tensor form, if its rows are reordered; else None."""
-    if spec.arch != "llama":
+    if not FAMILIES[spec.family].pairs:
         return None
     if ".attn_q." in name:
         return spec.heads
     return spec.kv_heads if ".attn_k." in name else None
+
+
+def split_name(spec, name):
+    """(block prefix, stem, kind) of a `transformers` parameter: "blk.0.", "self_attn.q_proj", "weight"."""
+    prefix = FAMILIES[spec.family].layers + "."
+    block = ""
+    if name.startswith(prefix):
+        index, name = name.removeprefix(prefix).split(".", 1)
+        block = f"blk.{index}."
+    stem, kind = name.rsplit(".", 1)
+    return block, stem, kind
+
+
+def gguf_tensors(spec, weights):
+    """{GGUF name: float32 array} of a state dict."""
+    family = FAMILIES[spec.family]
+    tensors = {}
+    for name, parameter in weights.items():
+        block, stem, kind = split_name(spec, name)
+        rows = parameter.float().numpy()
+        if stem.endswith(".experts"):
+            exps = block + family.names[stem].removesuffix("*_exps")
+            if kind == "gate_up_proj":
+                half = rows.shape[1] // 2
+                tensors[f"{exps}gate_exps.weight"] = rows[:, :half]
+                tensors[f"{exps}up_exps.weight"] = rows[:, half:]
+            else:
+                tensors[f"{exps}down_exps.weight"] = rows
+            continue
+        if ".norms." in name:
+            # norms.0, norms.1 … arrive in order and become the rows of one tensor
+            target = f"{block}{family.names[stem.split('.norms.')[0]]}.{kind}"
+            tensors[target] = np.vstack([tensors[target], rows]) if target in tensors else rows[None]
+            continue
+        target = f"{block}{family.names[stem]}.{kind}"
+        if family.norm_offset and target.endswith("norm.weight"):
+            rows = rows + np.float32(family.norm_offset)
+        if heads := rotated_heads(spec, target):
+            rows = halves_to_pairs(rows, heads)
+        if target.endswith("ffn_gate_inp_shexp.weight"):
+            rows = rows[0]
+        tensors[target] = rows
+    if family.joined_qkv:
+        for index in range(spec.layers):
+            parts = [tensors.pop(f"blk.{index}.attn_{part}.weight") for part in "qkv"]
+            tensors[f"blk.{index}.attn_qkv.weight"] = np.concatenate(parts)
+    return {name: np.ascontiguousarray(rows, dtype=np.float32) for name, rows in tensors.items()}
+
+
+def state_dict(spec, tensors):
+    """The inverse of `gguf_tensors`, as a state dict for `models.build`."""
+    family = FAMILIES[spec.family]
+    back = {theirs: ours for ours, theirs in family.names.items()}
+    weights = {}
+    for name, rows in tensors.items():
+        stem, kind = name.rsplit(".", 1)
+        layer = ""
+        if stem.startswith("blk."):
+            _, index, stem = stem.split(".", 2)
+            layer = f"{family.layers}.{index}."
+        if stem.endswith("_exps"):
+            experts = layer + back["ffn_*_exps"]
+            if stem == "ffn_down_exps":
+                weights[f"{experts}.down_proj"] = rows
+            elif stem == "ffn_gate_exps":
+                up = tensors[name.replace("gate", "up")]
+                weights[f"{experts}.gate_up_proj"] = np.concatenate([rows, up], axis=1)
+        elif stem in ("attn_q_norm", "attn_k_norm") and rows.ndim == 2:
+            for head, row in enumerate(rows):
+                weights[f"{layer}{back[stem]}.norms.{head}.{kind}"] = row
+        elif stem == "attn_qkv" and family.joined_qkv:
+            for part, third in zip("qkv", np.split(rows, 3)):
+                weights[f"{layer}self_attn.{part}_proj.{kind}"] = third
+        else:
+            if family.norm_offset and name.endswith("norm.weight"):
+                rows = rows - np.float32(family.norm_offset)
+            if heads := rotated_heads(spec, name):
+                rows = pairs_to_halves(rows, heads)
+            if stem == "ffn_gate_inp_shexp":
+                rows = rows[None]
+            weights[f"{layer}{back[stem]}.{kind}"] = rows
+    return {name: torch.from_numpy(np.array(rows, dtype=np.float32)) for name, rows in weights.items()}
 
 
 def llama3_rope_factors(spec):
@@ -75,69 +136,25 @@ def llama3_rope_factors(spec):
     return np.where(wavelength < original / high, 1.0, scaled).astype(np.float32)
 
 
-def add_hyperparameters(writer, spec, context, file_type):
-    writer.add_name(spec.name)
-    writer.add_file_type(file_type)
-    writer.add_block_count(spec.layers)
-    writer.add_context_length(context)
-    writer.add_embedding_length(spec.width)
-    writer.add_feed_forward_length(spec.ffn)
-    writer.add_head_count(spec.heads)
-    writer.add_head_count_kv(spec.kv_heads)
-    writer.add_rope_freq_base(spec.rope_theta)
-    writer.add_layer_norm_rms_eps(spec.rms_eps)
-    if spec.head_dim:
-        writer.add_key_length(spec.head_dim)
-        writer.add_value_length(spec.head_dim)
-    if spec.arch == "llama":
-        writer.add_vocab_size(spec.vocab)
-        writer.add_rope_dimension_count(spec.head_width)
+def factor_tensors(spec):
+    """Tensors of RoPE factors, which are no parameters of the `transformers` model."""
+    tensors = {}
+    if spec.llama3_rope:
+        tensors["rope_freqs.weight"] = llama3_rope_factors(spec)
+    if spec.rope.get("rope_type") == "longrope":
+        tensors["rope_factors_long.weight"] = np.array(spec.rope["long_factor"], dtype=np.float32)
+        tensors["rope_factors_short.weight"] = np.array(spec.rope["short_factor"], dtype=np.float32)
+    return tensors
 
 
-def byte_alphabet():
-    """The 256 characters with which byte-level BPE spells bytes, by byte value (GPT-2's table)."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    spare = iter(range(0x100, 0x200))
-    return [chr(byte if byte in printable else next(spare)) for byte in range(256)]
-
-
-def add_tokenizer(writer, spec):
-    """The smallest byte-level BPE that loads: bytes from 0 up, one merge, unused filling, BOS and EOS.
-
-    A vocabulary under 259 leaves the upper bytes out; ids, not text, go through these models.
-    """
-    tokens = byte_alphabet()[: spec.vocab - 3]
-    types = [gguf.TokenType.NORMAL] * len(tokens)
-    tokens.append("ab")
-    types.append(gguf.TokenType.NORMAL)
-    while len(tokens) < spec.vocab - 2:
-        tokens.append(f"<unused{len(tokens)}>")
-        types.append(gguf.TokenType.UNUSED)
-    tokens += ["<|begin|>", "<|end|>"]
-    types += [gguf.TokenType.CONTROL] * 2
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("llama-bpe" if spec.arch == "llama" else "qwen2")
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    writer.add_token_merges(["a b"])
-    writer.add_bos_token_id(spec.vocab - 2)
-    writer.add_eos_token_id(spec.vocab - 1)
-
-
-def write_gguf(path, spec, weights, context, half=False):
+def write_gguf(path, spec, weights, half=False):
     """Writes the state dict `weights`; matrices as F16 when `half`, everything else F32."""
     file_type = gguf.LlamaFileType.MOSTLY_F16 if half else gguf.LlamaFileType.ALL_F32
     writer = gguf.GGUFWriter(path, spec.arch)
-    add_hyperparameters(writer, spec, context, file_type)
+    add_hyperparameters(writer, spec, models.config_of(spec), file_type)
     add_tokenizer(writer, spec)
-    if spec.llama3_rope:
-        writer.add_tensor("rope_freqs.weight", llama3_rope_factors(spec))
-    for name, tensor in weights.items():
-        target = gguf_name(name)
-        rows = tensor.numpy()
-        if heads := rotated_heads(spec, target):
-            rows = halves_to_pairs(rows, heads)
-        writer.add_tensor(target, rows.astype(np.float16 if half and rows.ndim > 1 else np.float32))
+    for name, rows in (factor_tensors(spec) | gguf_tensors(spec, weights)).items():
+        writer.add_tensor(name, rows.astype(np.float16 if half and rows.ndim > 1 else np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -151,13 +168,9 @@ def tensor_types(path):
 
 def decoded_weights(path, spec):
     """The file's weights, decoded by the `gguf` package, as a state dict for `models.build`."""
-    weights = {}
+    tensors = {}
     for tensor in gguf.GGUFReader(path).tensors:
-        if tensor.name == "rope_freqs.weight":
-            continue
-        rows = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-        rows = rows.reshape([int(n) for n in reversed(tensor.shape)])
-        if heads := rotated_heads(spec, tensor.name):
-            rows = pairs_to_halves(rows, heads)
-        weights[transformers_name(tensor.name)] = torch.from_numpy(rows)
-    return weights
+        if tensor.name not in FACTOR_TENSORS:
+            rows = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+            tensors[tensor.name] = rows.reshape([int(n) for n in reversed(tensor.shape)])
+    return state_dict(spec, tensors)

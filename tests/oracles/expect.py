@@ -5,6 +5,7 @@ import struct
 import numpy as np
 
 MAGIC = b"HLX1"
+ENCODER_MAGIC = b"HLE1"
 
 
 def write_expect(path, ids, logits):
@@ -26,6 +27,38 @@ def read_expect(path):
     logits = np.frombuffer(data, "<f4", positions * vocab, 12 + 4 * positions)
     assert len(data) == 12 + 4 * positions * (1 + vocab), path
     return ids, logits.reshape(positions, vocab)
+
+
+def write_encoder_expect(path, ids, pooled, states):
+    positions, width = states.shape
+    assert len(ids) == positions and pooled.shape == (width,)
+    with open(path, "wb") as out:
+        out.write(ENCODER_MAGIC + struct.pack("<II", positions, width))
+        out.write(np.asarray(ids, dtype="<u4").tobytes())
+        for values in (pooled, states):
+            out.write(np.ascontiguousarray(values, dtype="<f4").tobytes())
+
+
+def read_encoder_expect(path):
+    """(ids [positions], pooled and normalised embedding [width], token states [positions, width])"""
+    with open(path, "rb") as source:
+        data = source.read()
+    assert data[:4] == ENCODER_MAGIC, path
+    positions, width = struct.unpack_from("<II", data, 4)
+    ids = np.frombuffer(data, "<u4", positions, 12)
+    values = np.frombuffer(data, "<f4", width * (1 + positions), 12 + 4 * positions)
+    assert len(data) == 12 + 4 * (positions + width * (1 + positions)), path
+    return ids, values[:width], values[width:].reshape(positions, width)
+
+
+def is_encoder(path):
+    with open(path, "rb") as source:
+        return source.read(4) == ENCODER_MAGIC
+
+
+def cosine_distance(a, b):
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return float(1 - (a @ b) / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
 def log_softmax(logits):
