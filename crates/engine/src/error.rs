@@ -119,6 +119,14 @@ pub enum Error {
         /// What is possible.
         range: &'static str,
     },
+    /// A constraint leaves no token to choose.
+    #[error(
+        "the constraint allows none of the {n_tokens} tokens here: it and the vocabulary do not fit together, or it has ended"
+    )]
+    NothingAllowed {
+        /// Tokens of the vocabulary.
+        n_tokens: usize,
+    },
 }
 
 /// The result of this room's functions.

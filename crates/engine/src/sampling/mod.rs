@@ -13,6 +13,10 @@ use crate::TokenIndex;
 use crate::error::{Error, Result};
 use crate::random::Random;
 
+mod mask;
+
+pub use mask::TokenMask;
+
 /// How the next token is chosen. The four presets are [`greedy`](Self::greedy), [`precise`](Self::precise),
 /// [`default`](Self::default) and [`creative`](Self::creative).
 #[derive(Clone, Debug, PartialEq)]
@@ -166,55 +170,63 @@ impl Sampler {
         *self.counts.entry(token).or_default() += 1;
     }
 
-    /// Chooses a token from finite logits, one for each token of the vocabulary.
+    /// Chooses a token from finite logits, one for each token of the vocabulary, among those that `mask` allows.
+    /// A mask acts before everything else: the others are as if they had no logit.
+    ///
+    /// # Errors
+    /// [`Error::NothingAllowed`] when the mask allows none of the tokens.
     ///
     /// # Panics
     /// When `logits` is empty.
-    pub fn sample(&mut self, logits: &[f32]) -> TokenIndex {
-        if self.config.temperature == 0.0 || self.config.top_k == 1 {
-            return self.most_likely(logits);
+    pub fn sample(&mut self, logits: &[f32], mask: Option<TokenMask<'_>>) -> Result<TokenIndex> {
+        if let Some(mask) = mask {
+            mask.check(logits.len())?;
         }
-        self.distribution(logits);
+        if self.config.temperature == 0.0 || self.config.top_k == 1 {
+            return Ok(self.most_likely(logits, mask));
+        }
+        self.distribution(logits, mask);
         let draw = self.random.uniform();
         let mut sum = 0.0;
         for (&(token, _), &p) in self.candidates.iter().zip(&self.probabilities) {
             sum += f64::from(p);
             if draw < sum {
-                return token;
+                return Ok(token);
             }
         }
         // Rounding may leave the sum a hair below the draw.
-        self.candidates[self.probabilities.iter().rposition(|&p| p > 0.0).unwrap_or(0)].0
+        Ok(self.candidates[self.probabilities.iter().rposition(|&p| p > 0.0).unwrap_or(0)].0)
     }
 
     /// The tokens that [`sample`](Self::sample) can draw, most likely first, with their probabilities.
-    pub fn probabilities(&mut self, logits: &[f32]) -> Vec<(TokenIndex, f32)> {
-        if self.config.temperature == 0.0 || self.config.top_k == 1 {
-            return vec![(self.most_likely(logits), 1.0)];
+    ///
+    /// # Errors
+    /// As [`sample`](Self::sample).
+    pub fn probabilities(&mut self, logits: &[f32], mask: Option<TokenMask<'_>>) -> Result<Vec<(TokenIndex, f32)>> {
+        if let Some(mask) = mask {
+            mask.check(logits.len())?;
         }
-        self.distribution(logits);
-        self.candidates.iter().map(|c| c.0).zip(self.probabilities.iter().copied()).collect()
+        if self.config.temperature == 0.0 || self.config.top_k == 1 {
+            return Ok(vec![(self.most_likely(logits, mask), 1.0)]);
+        }
+        self.distribution(logits, mask);
+        Ok(self.candidates.iter().map(|c| c.0).zip(self.probabilities.iter().copied()).collect())
     }
 
-    fn most_likely(&self, logits: &[f32]) -> TokenIndex {
-        let penalized = |token: usize| self.penalize(token as TokenIndex, logits[token]);
-        let mut best = (0, penalized(0));
-        if self.counts.is_empty() || !self.has_penalties() {
-            // The common case stays a plain scan.
-            for (token, &logit) in logits.iter().enumerate() {
-                if logit > best.1 {
-                    best = (token, logit);
-                }
+    fn most_likely(&self, logits: &[f32], mask: Option<TokenMask<'_>>) -> TokenIndex {
+        let penalized = self.has_penalties() && !self.counts.is_empty();
+        let mut best: Option<Candidate> = None;
+        for (token, &logit) in logits.iter().enumerate() {
+            let token = token as TokenIndex;
+            if mask.is_some_and(|mask| !mask.allows(token)) {
+                continue;
             }
-        } else {
-            for token in 1..logits.len() {
-                let logit = penalized(token);
-                if logit > best.1 {
-                    best = (token, logit);
-                }
+            let logit = if penalized { self.penalize(token, logit) } else { logit };
+            if best.is_none_or(|best| logit > best.1) {
+                best = Some((token, logit));
             }
         }
-        best.0 as TokenIndex
+        best.expect("logits are not empty, and the mask was checked").0
     }
 
     fn has_penalties(&self) -> bool {
@@ -230,18 +242,20 @@ impl Sampler {
     }
 
     /// Fills `candidates`, most likely first, and their `probabilities`.
-    fn distribution(&mut self, logits: &[f32]) {
-        // 1. Penalties.
-        self.candidates.clear();
-        self.candidates.extend(logits.iter().enumerate().map(|(i, &l)| (i as TokenIndex, l)));
+    fn distribution(&mut self, logits: &[f32], mask: Option<TokenMask<'_>>) {
+        // 1. The mask, then the penalties. A prompt may hold tokens that cannot be drawn: they are penalized in vain.
+        let mut candidates = std::mem::take(&mut self.candidates);
+        candidates.clear();
+        match mask {
+            Some(mask) => candidates.extend(mask.allowed(logits.len()).map(|t| (t, logits[t as usize]))),
+            None => candidates.extend(logits.iter().enumerate().map(|(i, &l)| (i as TokenIndex, l))),
+        }
         if self.has_penalties() {
-            for &token in self.counts.keys() {
-                // A prompt may hold tokens that cannot be drawn: rows that only fill up the vocabulary.
-                if let Some(&logit) = logits.get(token as usize) {
-                    self.candidates[token as usize].1 = self.penalize(token, logit);
-                }
+            for candidate in &mut candidates {
+                candidate.1 = self.penalize(candidate.0, candidate.1);
             }
         }
+        self.candidates = candidates;
         // 2. Top-k: a partial selection, so that only the survivors are sorted.
         let by_logit =
             |a: &Candidate, b: &Candidate| b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal).then(a.0.cmp(&b.0));
@@ -291,7 +305,7 @@ mod tests {
     }
 
     fn possible(c: SamplingConfig, logits: &[f32]) -> Vec<(TokenIndex, f32)> {
-        Sampler::new(c).unwrap().probabilities(logits)
+        Sampler::new(c).unwrap().probabilities(logits, None).unwrap()
     }
 
     fn logits_of(probabilities: &[f32]) -> Vec<f32> {
@@ -334,7 +348,7 @@ mod tests {
         // 2/2 - 2·0.25 - 0.125, -1·2 - 0.25 - 0.125, unchanged.
         let expected = [(2, 0.5f32), (0, 0.375), (1, -2.375)];
         let total: f32 = expected.iter().map(|e| e.1.exp()).sum();
-        assert_close(&sampler.probabilities(&logits), &expected.map(|(t, l)| (t, l.exp() / total)));
+        assert_close(&sampler.probabilities(&logits, None).unwrap(), &expected.map(|(t, l)| (t, l.exp() / total)));
     }
 
     #[test]
@@ -343,23 +357,23 @@ mod tests {
         for token in [0, 1, 2] {
             sampler.accept(token);
         }
-        assert_eq!(sampler.probabilities(&[0.0; 4])[0].0, 0);
-        assert!(sampler.probabilities(&[0.0; 4])[1].0 == 3);
+        assert_eq!(sampler.probabilities(&[0.0; 4], None).unwrap()[0].0, 0);
+        assert!(sampler.probabilities(&[0.0; 4], None).unwrap()[1].0 == 3);
         sampler.config.temperature = 0.0;
-        assert_eq!(sampler.sample(&[1.0, 9.0, 9.0, 0.0]), 0, "greedy is penalized too");
+        assert_eq!(sampler.sample(&[1.0, 9.0, 9.0, 0.0], None).unwrap(), 0, "greedy is penalized too");
     }
 
     #[test]
     fn tokens_that_cannot_be_drawn_are_penalized_in_vain() {
         let mut sampler = Sampler::new(config(|c| c.presence_penalty = 1.0)).unwrap();
         sampler.accept(9999);
-        assert_eq!(sampler.probabilities(&[0.0; 100]).len(), 100);
+        assert_eq!(sampler.probabilities(&[0.0; 100], None).unwrap().len(), 100);
     }
 
     #[test]
     fn greedy_takes_the_first_of_equals() {
         let mut sampler = Sampler::new(SamplingConfig::greedy()).unwrap();
-        assert_eq!(sampler.sample(&[0.0, 3.0, 1.0, 3.0]), 1);
+        assert_eq!(sampler.sample(&[0.0, 3.0, 1.0, 3.0], None).unwrap(), 1);
     }
 
     #[test]
@@ -369,7 +383,7 @@ mod tests {
         let n = 40_000;
         let mut counts = [0f64; 4];
         for _ in 0..n {
-            counts[sampler.sample(&logits_of(&p)) as usize] += 1.0;
+            counts[sampler.sample(&logits_of(&p), None).unwrap() as usize] += 1.0;
         }
         let chi_square: f64 = counts
             .iter()
@@ -384,7 +398,7 @@ mod tests {
     fn a_seed_repeats_and_no_seed_does_not() {
         let draws = |seed| -> Vec<TokenIndex> {
             let mut sampler = Sampler::new(config(|c| c.seed = seed)).unwrap();
-            (0..64).map(|_| sampler.sample(&[0.0; 100])).collect()
+            (0..64).map(|_| sampler.sample(&[0.0; 100], None).unwrap()).collect()
         };
         assert_eq!(draws(Some(1)), draws(Some(1)));
         assert_ne!(draws(Some(1)), draws(Some(2)));
@@ -403,6 +417,21 @@ mod tests {
         ] {
             let message = Sampler::new(config).unwrap_err().to_string();
             assert!(message.starts_with(setting), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_mask_acts_before_everything_else() {
+        let logits = logits_of(&[0.1, 0.5, 0.15, 0.25]);
+        let mask = Some(TokenMask::new(&[0b1101]));
+        let possible = |c| Sampler::new(c).unwrap().probabilities(&logits, mask).unwrap();
+        assert_close(&possible(config(|_| ())), &[(3, 0.5), (2, 0.3), (0, 0.2)]);
+        assert_close(&possible(config(|c| c.top_k = 2)), &[(3, 0.625), (2, 0.375)]);
+        assert_eq!(Sampler::new(SamplingConfig::greedy()).unwrap().sample(&logits, mask).unwrap(), 3);
+        for config in [SamplingConfig::greedy(), SamplingConfig::default()] {
+            let mut sampler = Sampler::new(config).unwrap();
+            let refused = sampler.sample(&logits, Some(TokenMask::new(&[1 << 4])));
+            assert!(matches!(refused, Err(Error::NothingAllowed { n_tokens: 4 })));
         }
     }
 }
