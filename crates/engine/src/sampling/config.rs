@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 
 /// Most tokens that may have a bias of their own.
 pub const LOGIT_BIAS_MAX: usize = 1 << 20;
-/// Most sequences that may end a repetition for DRY, and most tokens in one.
+/// Most sequences that may end a repetition for DRY.
 pub const DRY_BREAKERS_MAX: usize = 1 << 20;
 /// Most tokens in a sequence that ends a repetition.
 pub const DRY_BREAKER_TOKENS_MAX: usize = 64;
@@ -224,7 +224,7 @@ impl fmt::Display for SamplerStep {
 
 impl SamplingConfig {
     fn preset(temperature: f32, top_p: f32, top_k: usize) -> Self {
-        Self { temperature, top_p, top_k, ..Self::plain() }
+        Self { temperature, top_k, top_p, ..Self::plain() }
     }
 
     /// The model's own distribution: temperature 1, no filter, no penalty.
