@@ -3,6 +3,7 @@
 mod adapters;
 mod bench;
 mod description;
+mod dry_breakers;
 mod embed;
 mod engine;
 mod importance_collection;
@@ -10,12 +11,16 @@ mod importance_matrix;
 mod perplexity;
 pub mod quantization;
 mod quantize;
+mod stop;
 mod vocabulary;
 
 pub use adapters::AdapterConfig;
 pub use bench::{BenchOptions, BenchReport, Series};
 pub use description::{parse_architecture, read_architecture};
-pub use engine::{Finish, Generation, GenerationConfig, InferenceEngine, ModelConfig, Stats};
+pub use dry_breakers::{DRY_BREAKER_BYTES_MAX, DRY_BREAKERS_MAX};
+pub use engine::{
+    Finish, Generation, GenerationConfig, InferenceEngine, LOGPROBS_MAX, ModelConfig, Piece, Stats, TokenLogProbs,
+};
 pub use hublabio_chat::Message;
 pub use hublabio_engine::{Architecture, Isa, KvType, Pooling, architecture, sampling, sampling::SamplingConfig};
 pub use hublabio_tokenizer as tokenizer;
@@ -23,6 +28,7 @@ pub use hublabio_tokenizer::TokenId;
 pub use importance_collection::CollectionOptions;
 pub use importance_matrix::ImportanceMatrix;
 pub use perplexity::Perplexity;
+pub use stop::{STOP_BYTES_MAX, STOP_STRINGS_MAX};
 pub use vocabulary::read_tokenizer;
 
 /// The model that comes with the binary: small, trained on documentation, at work without any download.
