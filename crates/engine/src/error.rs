@@ -119,6 +119,25 @@ pub enum Error {
         /// What is possible.
         range: &'static str,
     },
+    /// A list of sampling steps that is none.
+    #[error("{problem}")]
+    BadSamplerOrder {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Mask, biases and logits together leave no token to choose.
+    #[error(
+        "no token is possible here: those that the constraint allows are forbidden by a logit bias of -inf, or the model gives them none"
+    )]
+    NothingPossible,
+    /// A constraint leaves no token to choose.
+    #[error(
+        "the constraint allows none of the {n_tokens} tokens here: it and the vocabulary do not fit together, or it has ended"
+    )]
+    NothingAllowed {
+        /// Tokens of the vocabulary.
+        n_tokens: usize,
+    },
 }
 
 /// The result of this room's functions.

@@ -357,7 +357,7 @@ impl InferenceEngine {
             if out.tokens.len() >= max_tokens {
                 break Finish::Length;
             }
-            let token = TokenId(sampler.sample(&logits[..possible]));
+            let token = TokenId(sampler.sample(&logits[..possible], None)?);
             sampler.accept(token.0);
             out.tokens.push(token);
             if tokenizer.is_end_of_generation(token) {
