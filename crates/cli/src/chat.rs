@@ -32,6 +32,7 @@ const COMMANDS: &str = "\
 A line that starts with a space is a message even if a / follows. Ctrl-C stops an answer.";
 
 pub fn chat(args: &ChatArgs) -> Result<ExitCode> {
+    let config = args.generation.generation_config(&args.model)?;
     let model = args.generation.open(&args.model)?;
     model.engine.tokenizer().map_err(|error| args.model.in_file(error))?;
     let interrupt = Interrupt::listen()?;
@@ -45,7 +46,7 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode> {
     }
     let mut conversation = Conversation {
         model,
-        config: args.generation.generation_config(&args.model),
+        config,
         stats: args.generation.stats,
         messages: args.system.iter().map(|system| Message::new("system", system.as_str())).collect(),
     };

@@ -16,8 +16,10 @@ impl GenerationArgs {
         name.open(&self.machine.model_config(self.ctx), "--ctx")
     }
 
-    pub fn generation_config(&self, model: &ModelName) -> GenerationConfig {
-        GenerationConfig { sampling: self.sampling.config(model), max_tokens: self.max_tokens }
+    /// The settings, with the files that they name.
+    pub fn generation_config(&self, model: &ModelName) -> Result<GenerationConfig> {
+        let constraint = self.constraint.config()?;
+        Ok(GenerationConfig { sampling: self.sampling.config(model), max_tokens: self.max_tokens, constraint })
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{EXIT_INTERRUPTED, Usage, generate, input};
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let (name, prompt) = positionals(args.model.as_deref(), args.prompt.as_deref())?;
     let given = prompt.map(|prompt| check_prompt(&prompt, args.raw)).transpose()?;
+    let config = args.generation.generation_config(&name)?;
     let mut model = args.generation.open(&name)?;
     // Standard input is read last, so that a wrong model is said before someone has typed or piped anything.
     let prompt = match given {
@@ -25,7 +26,6 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     };
     let ids = prompt_ids(&name, &mut model, args, &prompt)?;
     let interrupt = Interrupt::listen()?;
-    let config = args.generation.generation_config(&name);
     let generation = generate::answer(&mut model, &ids, &config, &interrupt)?;
     if args.generation.stats {
         generate::print_stats(&model, &generation.stats);

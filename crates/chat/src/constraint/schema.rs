@@ -40,9 +40,8 @@ const UNSUPPORTED: [&str; 20] = [
 ];
 
 /// Formats that are enforced.
-const FORMATS: [&str; 11] = [
-    "date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri", "unknown",
-];
+const FORMATS: [&str; 11] =
+    ["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri", "unknown"];
 
 /// Keywords whose value is a schema.
 const ONE: [&str; 10] = [

@@ -129,7 +129,8 @@ fn the_end_is_allowed_only_where_it_may_be() {
 #[test]
 fn tokens_of_several_bytes_are_allowed_where_all_of_them_fit() {
     let tokenizer = tokenizer();
-    let id = |text: &str| (0..tokenizer.n_tokens() as u32).find(|&id| tokenizer.piece(TokenId(id)) == Some(text)).unwrap();
+    let id =
+        |text: &str| (0..tokenizer.n_tokens() as u32).find(|&id| tokenizer.piece(TokenId(id)) == Some(text)).unwrap();
     let mut constraint = compile(ConstraintSource::Regex("ab|ad".to_owned())).unwrap();
     assert_eq!(allowed(&mut constraint), [u32::from(b'a'), id("ab")]);
     constraint.accept(TokenId(id("ab"))).unwrap();
@@ -153,10 +154,7 @@ fn tokens_of_several_bytes_are_allowed_where_all_of_them_fit() {
 fn what_cannot_be_honoured_is_refused_by_name_and_place() {
     let cases = [
         (json!({ "type": "array", "uniqueItems": true }), "`uniqueItems` at #"),
-        (
-            json!({ "properties": { "a/b": { "items": [{ "not": {} }] } } }),
-            "`not` at #/properties/a~1b/items/0",
-        ),
+        (json!({ "properties": { "a/b": { "items": [{ "not": {} }] } } }), "`not` at #/properties/a~1b/items/0"),
         (
             json!({ "$ref": "#/$defs/x", "$defs": { "x": { "if": {}, "then": false } } }),
             "`if` at #/$defs/x, `then` at #/$defs/x",
@@ -255,7 +253,8 @@ fn a_json_object_is_any_object() {
 fn regular_expressions_match_as_a_whole() {
     let constraint = compile(ConstraintSource::Regex(r"(a/b|\d{2,3})\n?".to_owned())).unwrap();
     check(&constraint, &["a/b", "12", "123\n"], &["a", "1", "1234", "xa/b"]);
-    for (text, expected) in [("(", "unclosed group"), ("a(?=b)", "look-around"), (r"(a)\1", "backreferences"), ("", "empty")]
+    for (text, expected) in
+        [("(", "unclosed group"), ("a(?=b)", "look-around"), (r"(a)\1", "backreferences"), ("", "empty")]
     {
         let error = refusal(compile(ConstraintSource::Regex(text.to_owned()))).to_string();
         assert!(error.contains(expected), "{text}: {error}");
@@ -421,7 +420,11 @@ fn hostile_schemas_end_in_errors() {
         json!({ "$ref": "#/$defs/d0", "$defs": defs })
     };
     bounded("doubled 40 times", json(doubled(40)), true);
-    bounded("large items", json(json!({ "type": "array", "minItems": 1_000_000_000, "items": has_type("null") })), false);
+    bounded(
+        "large items",
+        json(json!({ "type": "array", "minItems": 1_000_000_000, "items": has_type("null") })),
+        false,
+    );
 }
 
 #[test]

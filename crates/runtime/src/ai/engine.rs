@@ -5,8 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use hublabio_chat::constraint::{Constraint, ConstraintCompiler, ConstraintConfig};
 use hublabio_chat::{ChatTemplate, Message};
-use hublabio_engine::sampling::{Sampler, SamplingConfig};
+use hublabio_engine::sampling::{Sampler, SamplingConfig, TokenMask};
 use hublabio_engine::{Input, Isa, KvCache, KvType, Model, ProductObserver, Row, Runner, SequenceId, Shard};
 use hublabio_gguf::GgufFile;
 use hublabio_tokenizer::{EncodeOptions, TokenId, Tokenizer};
@@ -41,23 +42,26 @@ pub struct GenerationConfig {
     pub sampling: SamplingConfig,
     /// At most so many new tokens; by default as many as the context holds.
     pub max_tokens: Option<usize>,
+    /// What the answer must look like; by default anything. An answer that `max_tokens` or the context cuts off is only
+    /// the beginning of what was asked for.
+    pub constraint: Option<ConstraintConfig>,
 }
 
 impl GenerationConfig {
     /// Always the most likely token.
     #[must_use]
     pub fn greedy() -> Self {
-        Self { sampling: SamplingConfig::greedy(), max_tokens: None }
+        Self { sampling: SamplingConfig::greedy(), ..Self::default() }
     }
     /// For facts and code.
     #[must_use]
     pub fn precise() -> Self {
-        Self { sampling: SamplingConfig::precise(), max_tokens: None }
+        Self { sampling: SamplingConfig::precise(), ..Self::default() }
     }
     /// For stories.
     #[must_use]
     pub fn creative() -> Self {
-        Self { sampling: SamplingConfig::creative(), max_tokens: None }
+        Self { sampling: SamplingConfig::creative(), ..Self::default() }
     }
 }
 
@@ -122,6 +126,25 @@ impl Stats {
     }
 }
 
+/// Who chooses the next token: the sampler, among what the constraint allows.
+struct Chooser {
+    sampler: Sampler,
+    constraint: Option<Constraint>,
+}
+
+impl Chooser {
+    /// A token for `logits` `[n_tokens]`, which both take note of.
+    fn choose(&mut self, logits: &[f32]) -> Result<TokenId> {
+        let mask = self.constraint.as_mut().map(Constraint::mask).transpose()?;
+        let token = TokenId(self.sampler.sample(logits, mask.map(TokenMask::new))?);
+        self.sampler.accept(token.0);
+        if let Some(constraint) = &mut self.constraint {
+            constraint.accept(token)?;
+        }
+        Ok(token)
+    }
+}
+
 /// A model, its tokenizer and one conversation's keys and values.
 pub struct InferenceEngine {
     pub(super) runner: Runner,
@@ -129,6 +152,8 @@ pub struct InferenceEngine {
     model: Arc<Model>,
     tokenizer: Option<Tokenizer>,
     template: Option<TemplateResult>,
+    /// The vocabulary as constraints need it, once one was asked for.
+    constraints: Option<ConstraintCompiler>,
     notices: Vec<String>,
     context: usize,
     /// The sequence of the conversation, and its tokens.
@@ -191,6 +216,7 @@ impl InferenceEngine {
             model,
             tokenizer,
             template,
+            constraints: None,
             notices,
             context,
             sequence,
@@ -280,13 +306,26 @@ impl InferenceEngine {
         Ok(self.tokenizer()?.encode(text, options)?)
     }
 
+    /// Compiles a constraint, as [`generate`](Self::generate) does before it computes anything.
+    ///
+    /// # Errors
+    /// When it cannot be honoured, or the file holds no tokenizer.
+    pub fn compile_constraint(&mut self, config: &ConstraintConfig) -> Result<Constraint> {
+        let compiler = match &self.constraints {
+            Some(compiler) => compiler.clone(),
+            None => ConstraintCompiler::new(self.tokenizer()?)?,
+        };
+        Ok(self.constraints.insert(compiler).compile(config)?)
+    }
+
     /// Generates a continuation of `prompt`, handing over text as it becomes known, in whole characters.
     /// Keys and values of the beginning that `prompt` shares with the call before are kept, which changes no bit of the result.
     ///
     /// `on_text` is also called with an empty text between the steps of a long prompt; `Break` ends the answer there.
     ///
     /// # Errors
-    /// When the prompt is empty or too long, a setting is out of range, or the model computes numbers that are not finite.
+    /// When the prompt is empty or too long, a setting is out of range, the constraint cannot be honoured, or the model
+    /// computes numbers that are not finite.
     pub fn generate(
         &mut self,
         prompt: &[TokenId],
@@ -296,6 +335,7 @@ impl InferenceEngine {
         let mut sampler = Sampler::new(config.sampling.clone())?;
         self.check_length(prompt)?;
         self.tokenizer()?;
+        let constraint = config.constraint.as_ref().map(|config| self.compile_constraint(config)).transpose()?;
         for &token in prompt {
             sampler.accept(token.0);
         }
@@ -324,7 +364,8 @@ impl InferenceEngine {
         let mut prompt_done = None;
         let max_tokens = config.max_tokens.unwrap_or(usize::MAX);
         let tokenizer = self.tokenizer.take().ok_or(Error::NoTokenizer)?;
-        let ended = self.decode(&tokenizer, &mut sampler, max_tokens, logits, &mut out, &mut |text| {
+        let mut chooser = Chooser { sampler, constraint };
+        let ended = self.decode(&tokenizer, &mut chooser, max_tokens, logits, &mut out, &mut |text| {
             prompt_done.get_or_insert_with(Instant::now);
             on_text(text)
         });
@@ -343,7 +384,7 @@ impl InferenceEngine {
     fn decode(
         &mut self,
         tokenizer: &Tokenizer,
-        sampler: &mut Sampler,
+        chooser: &mut Chooser,
         max_tokens: usize,
         mut logits: Vec<f32>,
         out: &mut Generation,
@@ -357,8 +398,7 @@ impl InferenceEngine {
             if out.tokens.len() >= max_tokens {
                 break Finish::Length;
             }
-            let token = TokenId(sampler.sample(&logits[..possible], None)?);
-            sampler.accept(token.0);
+            let token = chooser.choose(&logits[..possible])?;
             out.tokens.push(token);
             if tokenizer.is_end_of_generation(token) {
                 break Finish::EndOfText;

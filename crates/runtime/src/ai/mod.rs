@@ -11,7 +11,7 @@ mod vocabulary;
 
 pub use bench::{BenchOptions, BenchReport, Series};
 pub use engine::{Finish, Generation, GenerationConfig, InferenceEngine, ModelConfig, Stats};
-pub use hublabio_chat::Message;
+pub use hublabio_chat::{Message, constraint};
 pub use hublabio_engine::{Isa, KvType, sampling, sampling::SamplingConfig};
 pub use hublabio_tokenizer as tokenizer;
 pub use hublabio_tokenizer::TokenId;

@@ -290,7 +290,11 @@ impl<'t> Parser<'t> {
             Some('x') => 2,
             Some('u') => 4,
             Some('U') => 8,
-            _ => return Err(self.wrong_at(place, "unknown escape: there are \\n \\r \\t \\\\ \\\" \\[ \\] \\- \\x \\u \\U")),
+            _ => {
+                return Err(
+                    self.wrong_at(place, "unknown escape: there are \\n \\r \\t \\\\ \\\" \\[ \\] \\- \\x \\u \\U")
+                );
+            }
         };
         let hex = self.rest.get(..digits).filter(|hex| hex.bytes().all(|byte| byte.is_ascii_hexdigit()));
         let number = hex.and_then(|hex| u32::from_str_radix(hex, 16).ok());
