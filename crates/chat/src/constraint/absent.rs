@@ -30,7 +30,6 @@ impl ConstraintCompiler {
     }
 }
 
-#[expect(clippy::unused_self, reason = "the other build's signatures")]
 impl Constraint {
     /// There is no constraint to ask.
     ///

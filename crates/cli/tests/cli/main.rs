@@ -3,6 +3,8 @@
 //! `program.rs` runs it, `tiny.rs` makes small model files, whole or broken in one place; the other files are the tests.
 
 mod bad_input;
+#[cfg(feature = "constraints")]
+mod constraints;
 mod convert;
 mod imatrix;
 mod program;
