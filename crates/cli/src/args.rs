@@ -10,8 +10,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use hublabio_convert::OutputType;
 use hublabio_runtime::ai::quantization::{GgmlType, MIXES, Mix, SplitLimit, TensorTypeRule, tensor_type};
-use hublabio_runtime::ai::{Isa, KvType, sampling::SamplingConfig};
+use hublabio_runtime::ai::sampling::{Dry, DynamicTemperature, Mirostat, SamplerStep, SamplingConfig, Xtc};
+use hublabio_runtime::ai::{Isa, KvType, LOGPROBS_MAX};
 
+use crate::Usage;
 use crate::model::ModelName;
 
 /// Runs language models on this machine
@@ -63,7 +65,10 @@ pub enum Verb {
         hublab run \"What does the command tar do?\"\n  \
         hublab run model.gguf \"Write a haiku about rain.\" --temp 0.9 --seed 7\n  \
         git diff | hublab run model.gguf --system \"Summarise this change in one sentence.\"\n  \
-        hublab run model.gguf --raw \"Once upon a time\" -n 100 --stats\n\n\
+        hublab run model.gguf --raw \"Once upon a time\" -n 100 --stats\n  \
+        hublab run model.gguf \"Yes or no?\" -n 1 --json --logprobs 5\n\n\
+        With --json: {\"text\":…,\"finish\":\"end\"|\"stop\"|\"length\"|\"context\"|\"cancelled\",\"stop\":…,\"ids\":[…],\n  \
+        \"prompt_tokens\":…,\"logprobs\":[{\"id\":…,\"token\":…,\"bytes\":[…],\"logprob\":…,\"top\":[{\"id\":…,…}]}]}\n\n\
         Ctrl-C stops the answer: what was written stays, and the exit code is 130."
 )]
 pub struct RunArgs {
@@ -80,6 +85,12 @@ pub struct RunArgs {
     /// With --raw: read control tokens such as BOS in the prompt as tokens, not as text
     #[arg(long, requires = "raw")]
     pub parse_special: bool,
+    /// Print the answer as JSON when it is complete: text, token ids, why it ended
+    #[arg(long)]
+    pub json: bool,
+    /// With --json: log probabilities of the tokens, and of so many of the likeliest alternatives
+    #[arg(long, value_name = "N", requires = "json", value_parser = logprobs, allow_negative_numbers = true)]
+    pub logprobs: Option<usize>,
     #[command(flatten)]
     pub generation: GenerationArgs,
 }
@@ -442,6 +453,10 @@ pub struct GenerationArgs {
     /// Context length in tokens: prompt and answer together [default: the model's, at most 32768]
     #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true)]
     pub ctx: Option<usize>,
+    /// Text that ends the answer and is not shown; may be given several times
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new(),
+        allow_hyphen_values = true)]
+    pub stop: Vec<String>,
     /// Print load time, tokens/s and GB/s on standard error
     #[arg(long)]
     pub stats: bool,
@@ -492,6 +507,38 @@ pub struct SamplingArgs {
     /// Drop tokens less likely than this share of the likeliest (0: none)
     #[arg(long, value_name = "P", value_parser = min_p, allow_negative_numbers = true)]
     pub min_p: Option<f32>,
+    /// Keep the tokens of the most usual surprise that together have this probability (1: all)
+    #[arg(long, value_name = "P", value_parser = top_p, allow_negative_numbers = true)]
+    pub typical: Option<f32>,
+    /// Keep tokens whose logit is within so many standard deviations of the largest (0: all)
+    #[arg(long, value_name = "N", value_parser = top_n_sigma, allow_negative_numbers = true)]
+    pub top_n_sigma: Option<f32>,
+    /// With this probability, leave out all likely tokens but the least likely of them (0: never)
+    #[arg(long, value_name = "P", value_parser = min_p, allow_negative_numbers = true)]
+    pub xtc_probability: Option<f32>,
+    /// What is likely for --xtc-probability, at most 0.5 [default: 0.1]
+    #[arg(long, value_name = "P", requires = "xtc_probability", value_parser = xtc_threshold,
+        allow_negative_numbers = true)]
+    pub xtc_threshold: Option<f32>,
+    /// Let the temperature vary by so much with the entropy (0: off)
+    #[arg(long, value_name = "X", value_parser = temperature, allow_negative_numbers = true)]
+    pub dynatemp_range: Option<f32>,
+    /// Power of the entropy for --dynatemp-range [default: 1]
+    #[arg(long, value_name = "X", requires = "dynatemp_range", value_parser = exponent, allow_negative_numbers = true)]
+    pub dynatemp_exponent: Option<f32>,
+    /// Hold the surprise of each token at a target, instead of any filter (mirostat 2)
+    #[arg(long, conflicts_with_all = ["top_p", "top_k", "min_p", "typical", "top_n_sigma", "xtc_probability",
+        "min_keep"])]
+    pub mirostat: bool,
+    /// That target, in bits [default: 5]
+    #[arg(long, value_name = "BITS", requires = "mirostat", value_parser = exponent, allow_negative_numbers = true)]
+    pub mirostat_target: Option<f32>,
+    /// How fast --mirostat follows, from 0 to 1 [default: 0.1]
+    #[arg(long, value_name = "X", requires = "mirostat", value_parser = min_p, allow_negative_numbers = true)]
+    pub mirostat_rate: Option<f32>,
+    /// Filters other than top-k keep at least so many tokens [default: 1]
+    #[arg(long, value_name = "N", value_parser = whole, allow_negative_numbers = true)]
+    pub min_keep: Option<usize>,
     /// Divide the logits of tokens that occurred by this (1: off)
     #[arg(long, value_name = "X", value_parser = repeat_penalty, allow_negative_numbers = true)]
     pub repeat_penalty: Option<f32>,
@@ -501,10 +548,40 @@ pub struct SamplingArgs {
     /// Subtract this from a token's logit if it occurred (0: off)
     #[arg(long, value_name = "X", value_parser = additive_penalty, allow_negative_numbers = true)]
     pub presence_penalty: Option<f32>,
+    /// How many of the last tokens these three penalties look at (-1: all) [default: 64]
+    #[arg(long, value_name = "N", value_parser = last_n, allow_negative_numbers = true)]
+    pub repeat_last_n: Option<usize>,
+    /// Penalize what would go on with a repetition, by this for the shortest (DRY; 0: off)
+    #[arg(long, value_name = "X", value_parser = dry_multiplier, allow_negative_numbers = true)]
+    pub dry_multiplier: Option<f32>,
+    /// By how much the penalty of DRY grows with each token [default: 1.75]
+    #[arg(long, value_name = "X", requires = "dry_multiplier", value_parser = dry_base, allow_negative_numbers = true)]
+    pub dry_base: Option<f32>,
+    /// Shortest repetition that counts for DRY, in tokens [default: 2]
+    #[arg(long, value_name = "N", requires = "dry_multiplier", value_parser = whole, allow_negative_numbers = true)]
+    pub dry_allowed_length: Option<usize>,
+    /// How many of the last tokens DRY searches (-1: all) [default: -1]
+    #[arg(long, value_name = "N", requires = "dry_multiplier", value_parser = last_n, allow_negative_numbers = true)]
+    pub dry_last_n: Option<usize>,
+    /// Text over which no repetition reaches; may be given several times [default: line break, `:`, `"` and `*`]
+    #[arg(long, value_name = "TEXT", requires = "dry_multiplier", allow_hyphen_values = true,
+        value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub dry_breaker: Vec<String>,
+    /// Add to the logit of a token (-inf: never choose it); may be given several times
+    #[arg(long, value_name = "ID=BIAS", value_parser = logit_bias)]
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Samplers in their order; those left out do not act
+    /// [default: penalties,dry,top_n_sigma,top_k,typ_p,top_p,min_p,xtc,temperature]
+    #[arg(long, value_name = "NAMES", value_parser = samplers)]
+    pub samplers: Option<Samplers>,
     /// Seed of the random numbers: the same seed gives the same answer
     #[arg(long, value_name = "N", value_parser = seed, allow_negative_numbers = true)]
     pub seed: Option<u64>,
 }
+
+/// The steps of sampling in their order. (A list of its own, as clap takes a `Vec` for a flag that repeats.)
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Samplers(pub Vec<SamplerStep>);
 
 /// What to run on.
 #[derive(Debug, Args)]
@@ -538,12 +615,16 @@ impl SamplingArgs {
     /// The settings for a model: the preset, changed by the single flags.
     ///
     /// The built-in model recites facts, so that it is greedy unless a flag asks for chance.
-    pub fn config(&self, model: &ModelName) -> SamplingConfig {
+    ///
+    /// # Errors
+    /// When a flag is given for a sampler that `--samplers` leaves out.
+    pub fn config(&self, model: &ModelName) -> Result<SamplingConfig, Usage> {
+        self.check_samplers()?;
         let chance = self.temp.is_some()
-            || self.top_p.is_some()
-            || self.top_k.is_some()
-            || self.min_p.is_some()
-            || self.seed.is_some();
+            || self.seed.is_some()
+            || self.samplers.is_some()
+            || self.mirostat
+            || self.flags().iter().any(|(_, step, given)| *given && *step != SamplerStep::Penalties);
         let own = if *model == ModelName::Default && !chance { Preset::Greedy } else { Preset::Default };
         let mut config = match self.preset.unwrap_or(own) {
             Preset::Greedy => SamplingConfig::greedy(),
@@ -555,11 +636,70 @@ impl SamplingArgs {
         config.top_p = self.top_p.unwrap_or(config.top_p);
         config.top_k = self.top_k.unwrap_or(config.top_k);
         config.min_p = self.min_p.unwrap_or(config.min_p);
+        config.typical_p = self.typical.unwrap_or(config.typical_p);
+        config.top_n_sigma = self.top_n_sigma.unwrap_or(config.top_n_sigma);
+        config.min_keep = self.min_keep.unwrap_or(config.min_keep);
         config.repetition_penalty = self.repeat_penalty.unwrap_or(config.repetition_penalty);
         config.frequency_penalty = self.frequency_penalty.unwrap_or(config.frequency_penalty);
         config.presence_penalty = self.presence_penalty.unwrap_or(config.presence_penalty);
+        config.penalty_window = self.repeat_last_n.unwrap_or(config.penalty_window);
+        config.xtc =
+            self.xtc_probability.map(|probability| Xtc { probability, threshold: self.xtc_threshold.unwrap_or(0.1) });
+        config.dynamic_temperature = self
+            .dynatemp_range
+            .filter(|range| *range > 0.0)
+            .map(|range| DynamicTemperature { range, exponent: self.dynatemp_exponent.unwrap_or(1.0) });
+        config.mirostat = self.mirostat.then(|| Mirostat {
+            target: self.mirostat_target.unwrap_or(Mirostat::default().target),
+            rate: self.mirostat_rate.unwrap_or(Mirostat::default().rate),
+        });
+        config.dry = self.dry_multiplier.filter(|multiplier| *multiplier > 0.0).map(|multiplier| {
+            let default = Dry::default();
+            Dry {
+                multiplier,
+                base: self.dry_base.unwrap_or(default.base),
+                allowed_length: self.dry_allowed_length.unwrap_or(default.allowed_length),
+                range: self.dry_last_n,
+                breakers: Vec::new(),
+            }
+        });
+        config.logit_bias.clone_from(&self.logit_bias);
+        if let Some(Samplers(order)) = &self.samplers {
+            config.order.clone_from(order);
+        }
         config.seed = self.seed.or(config.seed);
-        config
+        Ok(config)
+    }
+
+    /// Flags that set something of a sampler, and whether they are given.
+    fn flags(&self) -> [(&'static str, SamplerStep, bool); 12] {
+        [
+            ("--temp", SamplerStep::Temperature, self.temp.is_some()),
+            ("--dynatemp-range", SamplerStep::Temperature, self.dynatemp_range.is_some()),
+            ("--top-k", SamplerStep::TopK, self.top_k.is_some()),
+            ("--top-p", SamplerStep::TopP, self.top_p.is_some()),
+            ("--min-p", SamplerStep::MinP, self.min_p.is_some()),
+            ("--typical", SamplerStep::TypicalP, self.typical.is_some()),
+            ("--top-n-sigma", SamplerStep::TopNSigma, self.top_n_sigma.is_some()),
+            ("--xtc-probability", SamplerStep::Xtc, self.xtc_probability.is_some()),
+            ("--repeat-penalty", SamplerStep::Penalties, self.repeat_penalty.is_some()),
+            ("--frequency-penalty", SamplerStep::Penalties, self.frequency_penalty.is_some()),
+            ("--presence-penalty", SamplerStep::Penalties, self.presence_penalty.is_some()),
+            ("--dry-multiplier", SamplerStep::Dry, self.dry_multiplier.is_some()),
+        ]
+    }
+
+    fn check_samplers(&self) -> Result<(), Usage> {
+        let Some(Samplers(order)) = &self.samplers else { return Ok(()) };
+        match self.flags().into_iter().find(|(_, step, given)| *given && !order.contains(step)) {
+            Some((flag, step, _)) => {
+                Err(Usage(format!("{flag} would do nothing, as --samplers leaves `{step}` out: add it there")))
+            }
+            None if self.preset == Some(Preset::Greedy) && !order.contains(&SamplerStep::Temperature) => {
+                Err(Usage("--preset greedy would draw, as --samplers leaves `temperature` out: add it there".into()))
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -589,6 +729,54 @@ fn repeat_penalty(text: &str) -> Result<f32, String> {
 
 fn additive_penalty(text: &str) -> Result<f32, String> {
     number(text, "a number from -1000000 to 1000000 (0 is off)", |value| value.abs() <= 1e6)
+}
+
+fn top_n_sigma(text: &str) -> Result<f32, String> {
+    number(text, "a number from 0 to 1000 (0 is off)", |value| (0.0..=1000.0).contains(&value))
+}
+
+fn xtc_threshold(text: &str) -> Result<f32, String> {
+    number(text, "a number above 0 and not above 0.5", |value| value > 0.0 && value <= 0.5)
+}
+
+fn exponent(text: &str) -> Result<f32, String> {
+    number(text, "a number above 0 and not above 100", |value| value > 0.0 && value <= 100.0)
+}
+
+fn dry_multiplier(text: &str) -> Result<f32, String> {
+    number(text, "a number from 0 to 1000000 (0 is off)", |value| (0.0..=1e6).contains(&value))
+}
+
+fn dry_base(text: &str) -> Result<f32, String> {
+    number(text, "a number from 1 to 100", |value| (1.0..=100.0).contains(&value))
+}
+
+/// llama.cpp's -1 for the whole context.
+fn last_n(text: &str) -> Result<usize, String> {
+    if text == "-1" {
+        Ok(usize::MAX)
+    } else {
+        text.parse().map_err(|_| "give a whole number, or -1 for all".to_owned())
+    }
+}
+
+fn logit_bias(text: &str) -> Result<(u32, f32), String> {
+    let parsed = text.split_once('=').and_then(|(id, bias)| {
+        let bias = if bias == "-inf" { f32::NEG_INFINITY } else { additive_penalty(bias).ok()? };
+        Some((id.parse().ok()?, bias))
+    });
+    parsed.ok_or_else(|| "give a token id and a number, as in 1234=-2.5, or 1234=-inf".to_owned())
+}
+
+fn samplers(text: &str) -> Result<Samplers, String> {
+    SamplerStep::parse_order(text).map(Samplers).map_err(|error| error.to_string())
+}
+
+fn logprobs(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n) if n <= LOGPROBS_MAX => Ok(n),
+        _ => Err(format!("give a whole number from 0 to {LOGPROBS_MAX}")),
+    }
 }
 
 fn whole(text: &str) -> Result<usize, String> {

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use anyhow::Result;
 use hublabio_runtime::ai::tokenizer::TokenId;
 use hublabio_runtime::ai::{Finish, Generation, GenerationConfig, Stats};
+use serde_json::{Value, json};
 
 use crate::args::GenerationArgs;
 use crate::interrupt::Interrupt;
@@ -17,10 +18,68 @@ impl GenerationArgs {
     }
 
     /// The settings, with the files that they name.
+    ///
+    /// # Errors
+    /// When flags contradict each other, or a file cannot be read.
     pub fn generation_config(&self, model: &ModelName) -> Result<GenerationConfig> {
-        let constraint = self.constraint.config()?;
-        Ok(GenerationConfig { sampling: self.sampling.config(model), max_tokens: self.max_tokens, constraint })
+        let mut config = GenerationConfig {
+            sampling: self.sampling.config(model)?,
+            max_tokens: self.max_tokens,
+            stop: self.stop.clone(),
+            constraint: self.constraint.config()?,
+            ..GenerationConfig::default()
+        };
+        if !self.sampling.dry_breaker.is_empty() {
+            config.dry_breakers.clone_from(&self.sampling.dry_breaker);
+        }
+        Ok(config)
     }
+}
+
+/// The model's answer, of which nothing is shown.
+pub fn silent_answer(
+    model: &mut OpenModel,
+    prompt: &[TokenId],
+    config: &GenerationConfig,
+    interrupt: &Interrupt,
+) -> Result<Generation> {
+    let generation = model.engine.generate(prompt, config, &mut |_| {
+        if interrupt.requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    model.say_notices();
+    Ok(generation)
+}
+
+/// An answer as `run --json` prints it.
+pub fn as_json(model: &OpenModel, generation: &Generation, config: &GenerationConfig) -> Result<Value> {
+    let tokenizer = model.engine.tokenizer()?;
+    let token = |id: TokenId, logprob: f32| {
+        let bytes = tokenizer.token_bytes(id).unwrap_or_default();
+        json!({ "id": id.0, "token": String::from_utf8_lossy(bytes), "bytes": bytes, "logprob": logprob })
+    };
+    let (finish, stop) = match generation.finish {
+        Finish::EndOfText => ("end", None),
+        Finish::Stop(index) => ("stop", config.stop.get(index)),
+        Finish::Length => ("length", None),
+        Finish::Context => ("context", None),
+        Finish::Cancelled => ("cancelled", None),
+    };
+    let mut answer = json!({
+        "text": generation.text,
+        "finish": finish,
+        "stop": stop,
+        "ids": generation.tokens.iter().map(|id| id.0).collect::<Vec<_>>(),
+        "prompt_tokens": generation.stats.prompt_tokens,
+    });
+    if config.logprobs.is_some() {
+        let entries = generation.logprobs.iter().map(|found| {
+            let mut entry = token(found.token, found.logprob);
+            entry["top"] = found.top.iter().map(|&(id, logprob)| token(id, logprob)).collect();
+            entry
+        });
+        answer["logprobs"] = entries.collect();
+    }
+    Ok(answer)
 }
 
 /// Streams the model's answer to standard output, up to and including the end of its last line.

@@ -12,12 +12,13 @@ use hublabio_runtime::ai::tokenizer::{EncodeOptions, TokenId};
 use crate::args::RunArgs;
 use crate::interrupt::Interrupt;
 use crate::model::{ModelName, OpenModel};
-use crate::{EXIT_INTERRUPTED, Usage, generate, input};
+use crate::{EXIT_INTERRUPTED, Usage, generate, input, output};
 
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let (name, prompt) = positionals(args.model.as_deref(), args.prompt.as_deref())?;
     let given = prompt.map(|prompt| check_prompt(&prompt, args.raw)).transpose()?;
-    let config = args.generation.generation_config(&name)?;
+    let mut config = args.generation.generation_config(&name)?;
+    config.logprobs = args.logprobs;
     let mut model = args.generation.open(&name)?;
     // Standard input is read last, so that a wrong model is said before someone has typed or piped anything.
     let prompt = match given {
@@ -26,7 +27,13 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     };
     let ids = prompt_ids(&name, &mut model, args, &prompt)?;
     let interrupt = Interrupt::listen()?;
-    let generation = generate::answer(&mut model, &ids, &config, &interrupt)?;
+    let generation = if args.json {
+        let generation = generate::silent_answer(&mut model, &ids, &config, &interrupt)?;
+        output::json(&generate::as_json(&model, &generation, &config)?)?;
+        generation
+    } else {
+        generate::answer(&mut model, &ids, &config, &interrupt)?
+    };
     if args.generation.stats {
         generate::print_stats(&model, &generation.stats);
     }

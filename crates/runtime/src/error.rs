@@ -61,6 +61,34 @@ pub enum Error {
         /// Positions that the model was trained for.
         trained: usize,
     },
+    /// Stop strings that cannot be.
+    #[error("stop strings: {problem}")]
+    BadStop {
+        /// What is wrong with them.
+        problem: String,
+    },
+    /// Breakers of DRY that cannot be.
+    #[error("DRY breakers: {problem}")]
+    BadDryBreaker {
+        /// What is wrong with them.
+        problem: String,
+    },
+    /// More alternatives than anyone reads.
+    #[error("log probabilities of {asked} alternatives are asked for, at most {max} are possible")]
+    TooManyLogProbs {
+        /// As asked for.
+        asked: usize,
+        /// The most.
+        max: usize,
+    },
+    /// A logit bias for a token that the model does not have.
+    #[error("a logit bias is given for token {token}, but the model has the tokens 0 to {}", n_tokens - 1)]
+    BiasOfUnknownToken {
+        /// The token.
+        token: u32,
+        /// Tokens that the model has.
+        n_tokens: usize,
+    },
     /// More context than the model was trained for.
     #[error("a context of {asked} tokens is more than the {trained} that this model was trained for")]
     ContextTooLong {

@@ -7,11 +7,13 @@ use std::time::Instant;
 
 use hublabio_chat::constraint::{Constraint, ConstraintCompiler, ConstraintConfig};
 use hublabio_chat::{ChatTemplate, Message};
-use hublabio_engine::sampling::{Sampler, SamplingConfig, TokenMask};
+use hublabio_engine::sampling::{LogProbs, Sampler, SamplingConfig, TokenMask};
 use hublabio_engine::{Input, Isa, KvCache, KvType, Model, ProductObserver, Row, Runner, SequenceId, Shard};
 use hublabio_gguf::GgufFile;
 use hublabio_tokenizer::{EncodeOptions, TokenId, Tokenizer};
 
+use super::dry_breakers::dry_breakers;
+use super::stop::StopMatcher;
 use super::vocabulary::take_tokenizer;
 use crate::error::{Error, Result};
 
@@ -21,6 +23,8 @@ pub(super) const PREFILL_ROWS: usize = 256;
 pub(super) const LOGIT_ROWS: usize = 64;
 /// Context where nothing is asked for and the model would take more. Memory follows use, not this limit.
 const DEFAULT_CONTEXT_MAX: usize = 32 * 1024;
+/// Most alternatives whose log probability can be asked for.
+pub const LOGPROBS_MAX: usize = 100;
 
 /// How a model is opened.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -36,15 +40,57 @@ pub struct ModelConfig {
 }
 
 /// How an answer is generated.
-#[derive(Clone, Debug, Default, PartialEq)]
+///
+/// ```
+/// use hublabio_runtime::ai::{Finish, GenerationConfig, InferenceEngine, ModelConfig, sampling::SamplingConfig};
+/// use std::ops::ControlFlow;
+///
+/// let mut engine = InferenceEngine::open_default(&ModelConfig::default())?;
+/// let config = GenerationConfig {
+///     sampling: SamplingConfig { min_p: 0.1, seed: Some(7), ..SamplingConfig::precise() },
+///     max_tokens: Some(8),
+///     stop: vec!["\n\n".into()],
+///     logprobs: Some(2),
+///     ..GenerationConfig::default()
+/// };
+/// let prompt = engine.raw_prompt("The command tar")?;
+/// let answer = engine.generate(&prompt, &config, &mut |_| ControlFlow::Continue(()))?;
+/// assert_eq!(answer.logprobs.len(), answer.tokens.len());
+/// assert!(answer.logprobs.iter().all(|l| l.logprob <= 0.0 && l.top.len() == 2));
+/// assert!(answer.finish != Finish::Cancelled);
+/// # Ok::<(), hublabio_runtime::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
 pub struct GenerationConfig {
     /// How each token is chosen.
     pub sampling: SamplingConfig,
     /// At most so many new tokens; by default as many as the context holds.
     pub max_tokens: Option<usize>,
-    /// What the answer must look like; by default anything. An answer that `max_tokens` or the context cuts off is only
-    /// the beginning of what was asked for.
+    /// Texts that end the answer: it is cut before the first that is complete, and no part of one is shown. At most
+    /// [`STOP_STRINGS_MAX`](super::STOP_STRINGS_MAX) of [`STOP_BYTES_MAX`](super::STOP_BYTES_MAX) bytes.
+    pub stop: Vec<String>,
+    /// Log probabilities of the tokens, and of so many of the likeliest alternatives, at most [`LOGPROBS_MAX`].
+    pub logprobs: Option<usize>,
+    /// Texts over which DRY's repetitions do not reach, in addition to the sequences of tokens in `sampling.dry`.
+    /// By default those of llama.cpp: line break, colon, quotation mark, asterisk.
+    pub dry_breakers: Vec<String>,
+    /// What the answer must look like; by default anything. An answer that is cut off, by `max_tokens`, the context or
+    /// a text in `stop`, is only the beginning of what was asked for.
     pub constraint: Option<ConstraintConfig>,
+}
+
+impl Default for GenerationConfig {
+    /// For conversation.
+    fn default() -> Self {
+        Self {
+            sampling: SamplingConfig::default(),
+            max_tokens: None,
+            stop: Vec::new(),
+            logprobs: None,
+            dry_breakers: ["\n", ":", "\"", "*"].map(String::from).to_vec(),
+            constraint: None,
+        }
+    }
 }
 
 impl GenerationConfig {
@@ -70,6 +116,8 @@ impl GenerationConfig {
 pub enum Finish {
     /// The model said so.
     EndOfText,
+    /// The stop string of this index in [`GenerationConfig::stop`] was complete.
+    Stop(usize),
     /// `max_tokens` was reached.
     Length,
     /// The context is full.
@@ -83,12 +131,45 @@ pub enum Finish {
 pub struct Generation {
     /// All of its text, as it was streamed.
     pub text: String,
-    /// Its tokens, the one that ended it included.
+    /// Its tokens, the one that ended it and those that spell a stop string included.
     pub tokens: Vec<TokenId>,
+    /// For each of the tokens, where [`GenerationConfig::logprobs`] asks for them; else empty.
+    pub logprobs: Vec<TokenLogProbs>,
     /// Why it ended.
     pub finish: Finish,
     /// What it cost.
     pub stats: Stats,
+}
+
+/// How likely a token was: natural logarithms, in the model's own distribution, before constraint, biases, penalties,
+/// filters and temperature (see [`LogProbs`](super::sampling::LogProbs)). As in OpenAI's interface, `top` holds the likeliest tokens, the chosen one
+/// only if it is one of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogProbs {
+    /// The token that was chosen.
+    pub token: TokenId,
+    /// Its log probability.
+    pub logprob: f32,
+    /// The likeliest tokens with their log probabilities, likeliest first.
+    pub top: Vec<(TokenId, f32)>,
+}
+
+impl TokenLogProbs {
+    fn of(logits: &[f32], token: TokenId, n_top: usize) -> Self {
+        let found = LogProbs::of(logits, token.0, n_top);
+        Self { token, logprob: found.chosen, top: found.top.into_iter().map(|(id, l)| (TokenId(id), l)).collect() }
+    }
+}
+
+/// A part of an answer as it is streamed.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece<'a> {
+    /// What text became certain, in whole characters; it may be empty, and may hold text of tokens before.
+    pub text: &'a str,
+    /// The token that was chosen; `None` between the steps of a long prompt, and for what is left at the end.
+    pub token: Option<TokenId>,
+    /// That token's log probabilities, where they are asked for.
+    pub logprobs: Option<&'a TokenLogProbs>,
 }
 
 /// What an answer cost.
@@ -123,25 +204,6 @@ impl Stats {
     #[must_use]
     pub fn gb_per_s(&self) -> f64 {
         self.decode_tokens_per_s() * self.bytes_per_token as f64 / 1e9
-    }
-}
-
-/// Who chooses the next token: the sampler, among what the constraint allows.
-struct Chooser {
-    sampler: Sampler,
-    constraint: Option<Constraint>,
-}
-
-impl Chooser {
-    /// A token for `logits` `[n_tokens]`, which both take note of.
-    fn choose(&mut self, logits: &[f32]) -> Result<TokenId> {
-        let mask = self.constraint.as_mut().map(Constraint::mask).transpose()?;
-        let token = TokenId(self.sampler.sample(logits, mask.map(TokenMask::new))?);
-        self.sampler.accept(token.0);
-        if let Some(constraint) = &mut self.constraint {
-            constraint.accept(token)?;
-        }
-        Ok(token)
     }
 }
 
@@ -324,17 +386,29 @@ impl InferenceEngine {
     /// `on_text` is also called with an empty text between the steps of a long prompt; `Break` ends the answer there.
     ///
     /// # Errors
-    /// When the prompt is empty or too long, a setting is out of range, the constraint cannot be honoured, or the model
-    /// computes numbers that are not finite.
+    /// When the prompt is empty or too long, a setting is out of range, or the model computes numbers that are not finite.
     pub fn generate(
         &mut self,
         prompt: &[TokenId],
         config: &GenerationConfig,
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Generation> {
-        let mut sampler = Sampler::new(config.sampling.clone())?;
+        self.generate_pieces(prompt, config, &mut |piece| on_text(piece.text))
+    }
+
+    /// As [`generate`](Self::generate), but the callback learns of every token and its log probabilities, too.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate).
+    pub fn generate_pieces(
+        &mut self,
+        prompt: &[TokenId],
+        config: &GenerationConfig,
+        on_piece: &mut dyn FnMut(&Piece<'_>) -> ControlFlow<()>,
+    ) -> Result<Generation> {
+        let mut sampler = self.sampler(config)?;
+        let mut stop = StopMatcher::new(&config.stop)?;
         self.check_length(prompt)?;
-        self.tokenizer()?;
         let constraint = config.constraint.as_ref().map(|config| self.compile_constraint(config)).transpose()?;
         for &token in prompt {
             sampler.accept(token.0);
@@ -348,12 +422,13 @@ impl InferenceEngine {
         let mut out = Generation {
             text: String::new(),
             tokens: Vec::new(),
+            logprobs: Vec::new(),
             finish: Finish::Length,
             stats: Stats { prompt_tokens: prompt.len(), cached_tokens: cached, ..Stats::default() },
         };
         let mut logits = Vec::new();
         for (i, rows) in prompt[cached..].chunks(PREFILL_ROWS).enumerate() {
-            if i > 0 && on_text("").is_break() {
+            if i > 0 && on_piece(&Piece { text: "", token: None, logprobs: None }).is_break() {
                 out.finish = Finish::Cancelled;
                 out.stats.prompt_tokens = cached + i * PREFILL_ROWS;
                 out.stats.prompt_s = start.elapsed().as_secs_f64();
@@ -362,12 +437,11 @@ impl InferenceEngine {
             logits = self.append(rows)?;
         }
         let mut prompt_done = None;
-        let max_tokens = config.max_tokens.unwrap_or(usize::MAX);
         let tokenizer = self.tokenizer.take().ok_or(Error::NoTokenizer)?;
-        let mut chooser = Chooser { sampler, constraint };
-        let ended = self.decode(&tokenizer, &mut chooser, max_tokens, logits, &mut out, &mut |text| {
+        let choice = Choice { tokenizer: &tokenizer, sampler: &mut sampler, constraint, stop: &mut stop, config };
+        let ended = self.decode(choice, logits, &mut out, &mut |piece| {
             prompt_done.get_or_insert_with(Instant::now);
-            on_text(text)
+            on_piece(piece)
         });
         self.tokenizer = Some(tokenizer);
         ended?;
@@ -380,33 +454,61 @@ impl InferenceEngine {
         Ok(out)
     }
 
-    /// The loop over single tokens. `on_text` is called for every token, with what text it completes.
+    /// The sampler for an answer; what the engine cannot check about it is checked here.
+    fn sampler(&self, config: &GenerationConfig) -> Result<Sampler> {
+        let tokenizer = self.tokenizer()?;
+        let n_tokens = tokenizer.n_tokens();
+        if let Some(&(token, _)) = config.sampling.logit_bias.iter().find(|bias| bias.0 as usize >= n_tokens) {
+            return Err(Error::BiasOfUnknownToken { token, n_tokens });
+        }
+        if let Some(asked) = config.logprobs.filter(|&n| n > LOGPROBS_MAX) {
+            return Err(Error::TooManyLogProbs { asked, max: LOGPROBS_MAX });
+        }
+        let mut sampling = config.sampling.clone();
+        if let Some(dry) = &mut sampling.dry {
+            dry.breakers.extend(dry_breakers(tokenizer, &config.dry_breakers)?);
+        }
+        Ok(Sampler::new(sampling)?)
+    }
+
+    /// The loop over single tokens. `on_piece` is called for every token, with what text became certain.
     fn decode(
         &mut self,
-        tokenizer: &Tokenizer,
-        chooser: &mut Chooser,
-        max_tokens: usize,
+        choice: Choice<'_>,
         mut logits: Vec<f32>,
         out: &mut Generation,
-        on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+        on_piece: &mut dyn FnMut(&Piece<'_>) -> ControlFlow<()>,
     ) -> Result<()> {
+        let Choice { tokenizer, sampler, mut constraint, stop, config } = choice;
+        let max_tokens = config.max_tokens.unwrap_or(usize::MAX);
         let mut decoder = tokenizer.stream();
         // A model may have more rows than its vocabulary has tokens, to fill up a block.
         let possible = tokenizer.n_tokens().min(logits.len());
-        let mut cancelled = false;
         out.finish = loop {
             if out.tokens.len() >= max_tokens {
                 break Finish::Length;
             }
-            let token = chooser.choose(&logits[..possible])?;
+            let mask = constraint.as_mut().map(Constraint::mask).transpose()?;
+            let token = TokenId(sampler.sample(&logits[..possible], mask.map(TokenMask::new))?);
+            sampler.accept(token.0);
+            if let Some(constraint) = &mut constraint {
+                constraint.accept(token)?;
+            }
             out.tokens.push(token);
+            out.logprobs.extend(config.logprobs.map(|n| TokenLogProbs::of(&logits[..possible], token, n)));
             if tokenizer.is_end_of_generation(token) {
                 break Finish::EndOfText;
             }
-            let text = decoder.push(token)?;
-            out.text.push_str(text);
-            if on_text(text).is_break() {
-                cancelled = true;
+            let step = stop.push(decoder.push(token)?);
+            out.text.push_str(&step.text);
+            let piece = Piece { text: &step.text, token: Some(token), logprobs: out.logprobs.last() };
+            let wanted = on_piece(&piece);
+            if let Some(index) = step.stop {
+                // The answer is over: whether the caller wants more changes nothing.
+                out.finish = Finish::Stop(index);
+                return Ok(());
+            }
+            if wanted.is_break() {
                 break Finish::Cancelled;
             }
             // Checked before the pass that would compute a token nobody wants.
@@ -418,11 +520,18 @@ impl InferenceEngine {
             }
             logits = self.append(&[token])?;
         };
-        let rest = decoder.finish();
-        out.text.push_str(rest);
-        if !rest.is_empty() && !cancelled {
-            // The answer is over: whether the caller wants more changes nothing.
-            let _ = on_text(rest);
+        // Bytes of a character that is not whole become text now, which may complete a stop string.
+        let mut rest = stop.push(decoder.finish());
+        match rest.stop {
+            Some(index) if out.finish != Finish::Cancelled => out.finish = Finish::Stop(index),
+            _ => rest.text.push_str(&stop.finish()),
+        }
+        out.text.push_str(&rest.text);
+        if out.finish == Finish::EndOfText {
+            let _ =
+                on_piece(&Piece { text: &rest.text, token: out.tokens.last().copied(), logprobs: out.logprobs.last() });
+        } else if !rest.text.is_empty() && out.finish != Finish::Cancelled {
+            let _ = on_piece(&Piece { text: &rest.text, token: None, logprobs: None });
         }
         Ok(())
     }
@@ -503,6 +612,15 @@ impl InferenceEngine {
         };
         tokens.iter().enumerate().map(row).collect()
     }
+}
+
+/// What decides about the next token, and about the end.
+struct Choice<'a> {
+    tokenizer: &'a Tokenizer,
+    sampler: &'a mut Sampler,
+    constraint: Option<Constraint>,
+    stop: &'a mut StopMatcher,
+    config: &'a GenerationConfig,
 }
 
 type TemplateResult = std::result::Result<ChatTemplate, hublabio_chat::Error>;

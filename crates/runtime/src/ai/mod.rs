@@ -1,16 +1,21 @@
 //! Running a model: [`InferenceEngine`] and its settings.
 
 mod bench;
+mod dry_breakers;
 mod engine;
 mod importance_collection;
 mod importance_matrix;
 mod perplexity;
 pub mod quantization;
 mod quantize;
+mod stop;
 mod vocabulary;
 
 pub use bench::{BenchOptions, BenchReport, Series};
-pub use engine::{Finish, Generation, GenerationConfig, InferenceEngine, ModelConfig, Stats};
+pub use dry_breakers::{DRY_BREAKER_BYTES_MAX, DRY_BREAKERS_MAX};
+pub use engine::{
+    Finish, Generation, GenerationConfig, InferenceEngine, LOGPROBS_MAX, ModelConfig, Piece, Stats, TokenLogProbs,
+};
 pub use hublabio_chat::{Message, constraint};
 pub use hublabio_engine::{Isa, KvType, sampling, sampling::SamplingConfig};
 pub use hublabio_tokenizer as tokenizer;
@@ -18,6 +23,7 @@ pub use hublabio_tokenizer::TokenId;
 pub use importance_collection::CollectionOptions;
 pub use importance_matrix::ImportanceMatrix;
 pub use perplexity::Perplexity;
+pub use stop::{STOP_BYTES_MAX, STOP_STRINGS_MAX};
 pub use vocabulary::read_tokenizer;
 
 /// The model that comes with the binary: small, trained on documentation, at work without any download.
