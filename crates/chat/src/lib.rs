@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod builtin;
+pub mod constraint;
 mod error;
 mod filters;
 mod template;

@@ -516,9 +516,29 @@ pub struct GenerationArgs {
     pub stats: bool,
     // The groups with a heading of their own come last, here and in each verb: a heading goes on until the next.
     #[command(flatten)]
+    pub constraint: ConstraintArgs,
+    #[command(flatten)]
     pub sampling: SamplingArgs,
     #[command(flatten)]
     pub machine: MachineArgs,
+}
+
+/// What the answer must look like.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Constraints")]
+pub struct ConstraintArgs {
+    /// Answer in JSON that obeys this JSON Schema: a file, or the schema itself
+    #[arg(long, value_name = "SCHEMA", group = "constraint")]
+    pub json_schema: Option<String>,
+    /// Answer in text that all of this regular expression matches
+    #[arg(long, value_name = "REGEX", group = "constraint")]
+    pub regex: Option<String>,
+    /// Answer in text that this grammar makes: a .gbnf file (llama.cpp's form) or a .lark file (llguidance's)
+    #[arg(long, value_name = "FILE", group = "constraint")]
+    pub grammar: Option<PathBuf>,
+    /// Leave the answer free until this text, such as </think>
+    #[arg(long, value_name = "TEXT", requires = "constraint")]
+    pub constrain_after: Option<String>,
 }
 
 /// How to choose the next token.

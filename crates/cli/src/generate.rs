@@ -17,13 +17,16 @@ impl GenerationArgs {
         name.open(&self.machine.model_config(self.ctx), "--ctx")
     }
 
+    /// The settings, with the files that they name.
+    ///
     /// # Errors
-    /// When flags contradict each other.
+    /// When flags contradict each other, or a file cannot be read.
     pub fn generation_config(&self, model: &ModelName) -> Result<GenerationConfig> {
         let mut config = GenerationConfig {
             sampling: self.sampling.config(model)?,
             max_tokens: self.max_tokens,
             stop: self.stop.clone(),
+            constraint: self.constraint.config()?,
             ..GenerationConfig::default()
         };
         if !self.sampling.dry_breaker.is_empty() {

@@ -13,6 +13,7 @@
 mod args;
 mod bench;
 mod chat;
+mod constraint;
 mod convert;
 mod embed;
 mod generate;

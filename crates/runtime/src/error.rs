@@ -16,6 +16,9 @@ pub enum Error {
     /// The chat template is at fault, or refuses the conversation.
     #[error("chat template: {0}")]
     Chat(#[from] hublabio_chat::Error),
+    /// A constraint cannot be honoured, or not be followed any further.
+    #[error(transparent)]
+    Constraint(#[from] hublabio_chat::constraint::ConstraintError),
     /// The file has weights only.
     #[error(
         "the file holds no tokenizer (no key `tokenizer.ggml.model`): text can neither be read nor written with it"

@@ -4,6 +4,8 @@
 
 mod architectures;
 mod bad_input;
+#[cfg(feature = "constraints")]
+mod constraints;
 mod convert;
 mod imatrix;
 mod program;

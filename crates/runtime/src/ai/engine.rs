@@ -5,8 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use hublabio_chat::constraint::{Constraint, ConstraintCompiler, ConstraintConfig};
 use hublabio_chat::{ChatTemplate, Message};
-use hublabio_engine::sampling::{LogProbs, Sampler, SamplingConfig};
+use hublabio_engine::sampling::{LogProbs, Sampler, SamplingConfig, TokenMask};
 use hublabio_engine::{
     Architecture, Input, Isa, KvCache, KvType, Model, ProductObserver, Row, Runner, SequenceId, Shard,
 };
@@ -82,6 +83,9 @@ pub struct GenerationConfig {
     /// Texts over which DRY's repetitions do not reach, in addition to the sequences of tokens in `sampling.dry`.
     /// By default those of llama.cpp: line break, colon, quotation mark, asterisk.
     pub dry_breakers: Vec<String>,
+    /// What the answer must look like; by default anything. An answer that is cut off, by `max_tokens`, the context or
+    /// a text in `stop`, is only the beginning of what was asked for.
+    pub constraint: Option<ConstraintConfig>,
 }
 
 impl Default for GenerationConfig {
@@ -93,6 +97,7 @@ impl Default for GenerationConfig {
             stop: Vec::new(),
             logprobs: None,
             dry_breakers: ["\n", ":", "\"", "*"].map(String::from).to_vec(),
+            constraint: None,
         }
     }
 }
@@ -218,6 +223,8 @@ pub struct InferenceEngine {
     model: Arc<Model>,
     tokenizer: Option<Tokenizer>,
     template: Option<TemplateResult>,
+    /// The vocabulary as constraints need it, once one was asked for.
+    constraints: Option<ConstraintCompiler>,
     notices: Vec<String>,
     context: usize,
     /// The sequence of the conversation, and its tokens.
@@ -284,6 +291,7 @@ impl InferenceEngine {
             model,
             tokenizer,
             template,
+            constraints: None,
             notices,
             context,
             sequence,
@@ -376,6 +384,18 @@ impl InferenceEngine {
         Ok(self.tokenizer()?.encode(text, options)?)
     }
 
+    /// Compiles a constraint, as [`generate`](Self::generate) does before it computes anything.
+    ///
+    /// # Errors
+    /// When it cannot be honoured, or the file holds no tokenizer.
+    pub fn compile_constraint(&mut self, config: &ConstraintConfig) -> Result<Constraint> {
+        let compiler = match &self.constraints {
+            Some(compiler) => compiler.clone(),
+            None => ConstraintCompiler::new(self.tokenizer()?)?,
+        };
+        Ok(self.constraints.insert(compiler).compile(config)?)
+    }
+
     /// Generates a continuation of `prompt`, handing over text as it becomes known, in whole characters.
     /// Keys and values of the beginning that `prompt` shares with the call before are kept, which changes no bit of the result.
     ///
@@ -405,6 +425,7 @@ impl InferenceEngine {
         let mut sampler = self.sampler(config)?;
         let mut stop = StopMatcher::new(&config.stop)?;
         self.check_length(prompt)?;
+        let constraint = config.constraint.as_ref().map(|config| self.compile_constraint(config)).transpose()?;
         for &token in prompt {
             sampler.accept(token.0);
         }
@@ -432,7 +453,7 @@ impl InferenceEngine {
         }
         let mut prompt_done = None;
         let tokenizer = self.tokenizer.take().ok_or(Error::NoTokenizer)?;
-        let choice = Choice { tokenizer: &tokenizer, sampler: &mut sampler, stop: &mut stop, config };
+        let choice = Choice { tokenizer: &tokenizer, sampler: &mut sampler, constraint, stop: &mut stop, config };
         let ended = self.decode(choice, logits, &mut out, &mut |piece| {
             prompt_done.get_or_insert_with(Instant::now);
             on_piece(piece)
@@ -473,7 +494,7 @@ impl InferenceEngine {
         out: &mut Generation,
         on_piece: &mut dyn FnMut(&Piece<'_>) -> ControlFlow<()>,
     ) -> Result<()> {
-        let Choice { tokenizer, sampler, stop, config } = choice;
+        let Choice { tokenizer, sampler, mut constraint, stop, config } = choice;
         let max_tokens = config.max_tokens.unwrap_or(usize::MAX);
         let mut decoder = tokenizer.stream();
         // A model may have more rows than its vocabulary has tokens, to fill up a block.
@@ -482,8 +503,12 @@ impl InferenceEngine {
             if out.tokens.len() >= max_tokens {
                 break Finish::Length;
             }
-            let token = TokenId(sampler.sample(&logits[..possible], None)?);
+            let mask = constraint.as_mut().map(Constraint::mask).transpose()?;
+            let token = TokenId(sampler.sample(&logits[..possible], mask.map(TokenMask::new))?);
             sampler.accept(token.0);
+            if let Some(constraint) = &mut constraint {
+                constraint.accept(token)?;
+            }
             out.tokens.push(token);
             out.logprobs.extend(config.logprobs.map(|n| TokenLogProbs::of(&logits[..possible], token, n)));
             if tokenizer.is_end_of_generation(token) {
@@ -611,6 +636,7 @@ impl InferenceEngine {
 struct Choice<'a> {
     tokenizer: &'a Tokenizer,
     sampler: &'a mut Sampler,
+    constraint: Option<Constraint>,
     stop: &'a mut StopMatcher,
     config: &'a GenerationConfig,
 }

@@ -21,7 +21,7 @@ pub use dry_breakers::{DRY_BREAKER_BYTES_MAX, DRY_BREAKERS_MAX};
 pub use engine::{
     Finish, Generation, GenerationConfig, InferenceEngine, LOGPROBS_MAX, ModelConfig, Piece, Stats, TokenLogProbs,
 };
-pub use hublabio_chat::Message;
+pub use hublabio_chat::{Message, constraint};
 pub use hublabio_engine::{Architecture, Isa, KvType, Pooling, architecture, sampling, sampling::SamplingConfig};
 pub use hublabio_tokenizer as tokenizer;
 pub use hublabio_tokenizer::TokenId;

@@ -1,0 +1,92 @@
+//! Constraints: what an answer may look like, as a mask of allowed tokens before each one.
+//!
+//! This room knows JSON Schema, regular expressions and grammars, and the bytes of a model's tokens. It refuses to know
+//! logits and sampling: it says which tokens are allowed, and is told which one was taken. The work is done by the crate
+//! `llguidance` (a lexer of regular-expression derivatives under an Earley parser, walked over a trie of the
+//! vocabulary); here are its limits, refusals by name, the converter from llama.cpp's GBNF, and the ends of answers.
+//!
+//! What cannot be honoured is refused by [`ConstraintCompiler::compile`], before the prompt is computed.
+//!
+//! ```
+//! use hublabio_chat::constraint::{ConstraintConfig, ConstraintSource};
+//!
+//! let schema = ConstraintSource::json_schema(r#"{"type": "object", "properties": {"name": {"type": "string"}}}"#)?;
+//! let after_thinking = ConstraintConfig { source: schema, after: Some("</think>".to_owned()) };
+//! # let _ = after_thinking;
+//! # Ok::<(), hublabio_chat::constraint::ConstraintError>(())
+//! ```
+//!
+//! Where to go next: `compiler.rs` for masks, `schema.rs` for what is refused in a JSON Schema, `gbnf/mod.rs` for GBNF,
+//! `tools.rs` for tool calls; `docs/CONSTRAINTS.md` is the user's page.
+
+mod error;
+mod tools;
+
+#[cfg(feature = "constraints")]
+mod compiler;
+#[cfg(feature = "constraints")]
+mod gbnf;
+#[cfg(feature = "constraints")]
+mod schema;
+
+#[cfg(not(feature = "constraints"))]
+mod absent;
+
+#[cfg(not(feature = "constraints"))]
+pub use absent::{Constraint, ConstraintCompiler};
+#[cfg(feature = "constraints")]
+pub use compiler::{Constraint, ConstraintCompiler};
+pub use error::{ConstraintError, UnsupportedKeyword};
+pub use tools::{ToolCallShape, ToolSchema};
+
+use serde_json::Value;
+
+/// What an answer must look like.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum ConstraintSource {
+    /// JSON that obeys a schema (drafts 4 to 2020-12; `docs/CONSTRAINTS.md` lists the keywords).
+    JsonSchema(Value),
+    /// Any JSON object.
+    JsonObject,
+    /// Text that the whole of a regular expression matches (Rust's syntax, without look-around and back-references).
+    Regex(String),
+    /// A grammar in `llguidance`'s form of Lark; `start` is its first rule.
+    Lark(String),
+    /// A grammar in llama.cpp's GBNF; `root` is its first rule.
+    Gbnf(String),
+    /// One of these texts.
+    Choice(Vec<String>),
+}
+
+impl ConstraintSource {
+    /// A JSON Schema from its text.
+    ///
+    /// # Errors
+    /// [`ConstraintError::NotJson`], with line and column.
+    pub fn json_schema(text: &str) -> Result<Self, ConstraintError> {
+        match serde_json::from_str(text) {
+            Ok(schema) => Ok(Self::JsonSchema(schema)),
+            Err(error) => Err(ConstraintError::NotJson { problem: error.to_string() }),
+        }
+    }
+}
+
+/// A constraint, and from where on it holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConstraintConfig {
+    /// What the answer must look like.
+    pub source: ConstraintSource,
+    /// The answer is free until this text (such as `</think>`), and constrained after it; white space between the two
+    /// is allowed. `None`: constrained from its first token on.
+    pub after: Option<String>,
+}
+
+impl From<ConstraintSource> for ConstraintConfig {
+    fn from(source: ConstraintSource) -> Self {
+        Self { source, after: None }
+    }
+}
+
+#[cfg(all(test, feature = "constraints"))]
+mod tests;
