@@ -7,6 +7,7 @@ mod convert;
 mod imatrix;
 mod program;
 mod quantize;
+mod sampling;
 #[cfg(unix)]
 mod signals;
 #[cfg(target_os = "linux")]

@@ -144,37 +144,44 @@ impl Candidates {
         self.listed = true;
     }
 
-    /// Keeps the shortest beginning of the likeliest tokens of which `enough` says so. It gets the logits one by one,
-    /// in order.
-    pub(super) fn keep_until(&mut self, mut enough: impl FnMut(usize, f32) -> bool) {
-        /// As many are looked at first; then eight times as many, and so on.
+    /// Keeps the shortest list of the likeliest tokens that together have at least the probability `share`, but at least
+    /// `min_keep`.
+    pub(super) fn keep_share(&mut self, share: f32, min_keep: usize) {
+        /// Mostly so many are enough.
         const FIRST: usize = 64;
-        let n = if self.listed { self.list.len() } else { self.dense.len() };
-        let (mut seen, mut ahead) = (0, FIRST);
-        loop {
-            let ahead_now = ahead.min(n);
-            if self.listed {
-                self.sort_first(ahead_now);
-            } else if ahead_now > n / 4 {
-                self.sorted_list();
-            } else {
-                largest(&self.dense, ahead_now, &mut self.list);
-            }
-            let end = ahead_now.min(self.list.len());
-            while seen < end {
-                seen += 1;
-                if enough(seen - 1, self.list[seen - 1].1) {
-                    self.list.truncate(seen);
+        let log_sum = self.log_sum_exp();
+        if !self.listed {
+            largest(&self.dense, FIRST, &mut self.list);
+        }
+        if !self.listed || self.sorted {
+            let mut reached = 0.0f64;
+            for i in 0..self.list.len().min(FIRST) {
+                reached += libm::exp(f64::from(self.list[i].1) - log_sum);
+                if reached >= f64::from(share) && i + 1 >= min_keep {
+                    self.list.truncate(i + 1);
                     (self.listed, self.sorted) = (true, true);
                     return;
                 }
             }
-            if end < ahead_now || ahead_now == n {
-                self.listed = true;
-                self.sorted = true;
-                return;
-            }
-            ahead *= 8;
+        }
+        self.keep_share_by(share, min_keep, |_| 0.0);
+    }
+
+    /// Keeps the shortest list of tokens that together have at least the probability `share`, but at least `min_keep`:
+    /// by rising `rank`, equals by falling logit, then by rising id. Nothing is sorted but the few around the border.
+    pub(super) fn keep_share_by(&mut self, share: f32, min_keep: usize, rank: impl Fn(f32) -> f64) {
+        self.make_list();
+        let weights: Vec<f32> = self.probabilities().map(|(_, p)| p).collect();
+        let mut ranked: Vec<(f64, Candidate, f32)> =
+            self.list.iter().zip(weights).map(|(&c, p)| (rank(c.1), c, p)).collect();
+        let order =
+            |a: &(f64, Candidate, f32), b: &(f64, Candidate, f32)| a.0.total_cmp(&b.0).then(by_logit(&a.1, &b.1));
+        let n = shortest_share(&mut ranked, order, |r| r.2, share).max(min_keep);
+        if n < ranked.len() {
+            let (_, last, _) = ranked.select_nth_unstable_by(n - 1, order);
+            let last = *last;
+            // In the order that the list has: how a selection leaves its items is nobody's promise.
+            self.list.retain(|&c| order(&(rank(c.1), c, 0.0), &last).is_le());
         }
     }
 
@@ -190,11 +197,6 @@ impl Candidates {
         self.sort_first(self.list.len());
         self.sorted = true;
         &mut self.list
-    }
-
-    /// Replaces the list by some of its tokens.
-    pub(super) fn set_list(&mut self, list: Vec<Candidate>) {
-        (self.list, self.listed, self.sorted) = (list, true, false);
     }
 
     /// ln Σ e^logit.
@@ -310,6 +312,42 @@ pub(super) fn largest(logits: &[f32], n: usize, out: &mut Vec<Candidate>) {
     out.sort_unstable_by(by_logit);
 }
 
+/// How many of the first items in `order` together weigh at least `share` of all: by halving, in linear time on average.
+/// `items` are reordered. Weights are added as integers, so that the sum does not depend on their order.
+fn shortest_share<T>(
+    items: &mut [T],
+    order: impl Fn(&T, &T) -> Ordering,
+    weight: impl Fn(&T) -> f32,
+    share: f32,
+) -> usize {
+    /// Items that are sorted rather than halved again.
+    const FEW: usize = 32;
+    let weight = |item: &T| (f64::from(weight(item)) * (1u64 << 52) as f64) as u64;
+    let total: u64 = items.iter().map(&weight).sum();
+    let reaches = |sum: u64| sum as f64 >= f64::from(share) * total as f64;
+    // The border lies in [start, end); what is before it weighs `before`.
+    let (mut start, mut end, mut before) = (0, items.len(), 0u64);
+    while end - start > FEW {
+        let half = (end - start) / 2;
+        let part = &mut items[start..end];
+        part.select_nth_unstable_by(half, &order);
+        let sum = before + part[..half].iter().map(&weight).sum::<u64>();
+        if reaches(sum) {
+            end = start + half;
+        } else {
+            (start, before) = (start + half, sum);
+        }
+    }
+    items[start..end].sort_unstable_by(&order);
+    for (i, item) in items[start..end].iter().enumerate() {
+        before += weight(item);
+        if reaches(before) {
+            return start + i + 1;
+        }
+    }
+    items.len()
+}
+
 /// A sum in eight strands, always folded the same way.
 fn sum(values: &[f32], f: impl Fn(f32) -> f64) -> f64 {
     let mut strands = [0.0f64; 8];
@@ -345,13 +383,36 @@ mod tests {
                 candidates.make_list();
                 candidates.keep_largest(k);
                 assert_eq!(candidates.list, sorted[..k.min(n)], "{k} of a list of {n}");
-                for listed in [false, true] {
-                    candidates.reset(&logits, None);
-                    if listed {
-                        candidates.make_list();
+            }
+        }
+    }
+
+    #[test]
+    fn a_share_is_that_of_a_full_sort() {
+        for n in [1usize, 40, 64, 65, 3000] {
+            for (share, min_keep) in [(0.01, 1), (0.5, 1), (0.9, 1), (0.9999, 1), (0.3, 50), (0.2, 5000)] {
+                // Flat, so that many tokens are needed, and peaked.
+                for scale in [0.05, 1.0] {
+                    let logits: Vec<f32> = logits(n).iter().map(|x| x * scale).collect();
+                    let log_sum = logits.iter().map(|&x| f64::from(x).exp()).sum::<f64>().ln();
+                    let mut sorted: Vec<Candidate> =
+                        logits.iter().enumerate().map(|(i, &x)| (i as TokenIndex, x)).collect();
+                    sorted.sort_by(by_logit);
+                    let mut sum = 0.0;
+                    let reached = sorted.iter().position(|c| {
+                        sum += (f64::from(c.1) - log_sum).exp();
+                        sum >= f64::from(share)
+                    });
+                    let expected = reached.map_or(n, |i| i + 1).max(min_keep).min(n);
+                    for listed in [false, true] {
+                        let mut candidates = Candidates::default();
+                        candidates.reset(&logits, None);
+                        if listed {
+                            candidates.make_list();
+                        }
+                        candidates.keep_share(share, min_keep);
+                        assert_eq!(candidates.sorted_list()[..], sorted[..expected], "{share} of {n}, scale {scale}");
                     }
-                    candidates.keep_until(|i, _| i + 1 == k);
-                    assert_eq!(candidates.list, sorted[..k.min(n)], "until {k} of {n}");
                 }
             }
         }
