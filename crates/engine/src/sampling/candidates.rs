@@ -164,25 +164,50 @@ impl Candidates {
                 }
             }
         }
-        self.keep_share_by(share, min_keep, |_| 0.0);
+        let max = f64::from(self.max());
+        self.keep_share_by(share, min_keep, |logit| max - f64::from(logit));
     }
 
     /// Keeps the shortest list of tokens that together have at least the probability `share`, but at least `min_keep`:
-    /// by rising `rank`, equals by falling logit, then by rising id. Nothing is sorted but the few around the border.
+    /// by rising `rank`, which is not negative, equals by falling logit, then by rising id. Nothing is sorted but the few
+    /// around the border: ranks are counted in buckets, and the border lies in one of them.
     pub(super) fn keep_share_by(&mut self, share: f32, min_keep: usize, rank: impl Fn(f32) -> f64) {
+        /// Of a sixty-fourth of a nat; the last holds all that is beyond 64 nats.
+        const BUCKETS: usize = 4096;
+        let bucket = |rank: f64| ((rank * 64.0) as usize).min(BUCKETS - 1);
         self.make_list();
-        let weights: Vec<f32> = self.probabilities().map(|(_, p)| p).collect();
-        let mut ranked: Vec<(f64, Candidate, f32)> =
-            self.list.iter().zip(weights).map(|(&c, p)| (rank(c.1), c, p)).collect();
-        let order =
-            |a: &(f64, Candidate, f32), b: &(f64, Candidate, f32)| a.0.total_cmp(&b.0).then(by_logit(&a.1, &b.1));
-        let n = shortest_share(&mut ranked, order, |r| r.2, share).max(min_keep);
-        if n < ranked.len() {
-            let (_, last, _) = ranked.select_nth_unstable_by(n - 1, order);
-            let last = *last;
-            // In the order that the list has: how a selection leaves its items is nobody's promise.
-            self.list.retain(|&c| order(&(rank(c.1), c, 0.0), &last).is_le());
+        let weights: Vec<u64> =
+            self.probabilities().map(|(_, p)| (f64::from(p) * (1u64 << 52) as f64) as u64).collect();
+        // How many tokens a bucket holds, and what they weigh: as integers, so that no sum depends on its order.
+        let mut buckets = vec![(0usize, 0u64); BUCKETS];
+        for (candidate, weight) in self.list.iter().zip(&weights) {
+            let bucket = &mut buckets[bucket(rank(candidate.1))];
+            bucket.0 += 1;
+            bucket.1 += weight;
         }
+        let total: u64 = buckets.iter().map(|b| b.1).sum();
+        let enough = |n: usize, weight: u64| n >= min_keep && weight as f64 >= f64::from(share) * total as f64;
+        let mut before = (0, 0);
+        let border = buckets.iter().position(|b| {
+            let reached = enough(before.0 + b.0, before.1 + b.1);
+            if !reached {
+                before = (before.0 + b.0, before.1 + b.1);
+            }
+            reached
+        });
+        // Without a border, all are needed.
+        let Some(border) = border else { return };
+        type Ranked = (f64, Candidate, u64);
+        let order = |a: &Ranked, b: &Ranked| a.0.total_cmp(&b.0).then(by_logit(&a.1, &b.1));
+        let ranked = self.list.iter().zip(&weights).map(|(&c, &weight)| (rank(c.1), c, weight));
+        let mut within: Vec<Ranked> = ranked.filter(|r| bucket(r.0) == border).collect();
+        within.sort_unstable_by(order);
+        let last = within.iter().find(|r| {
+            before = (before.0 + 1, before.1 + r.2);
+            enough(before.0, before.1)
+        });
+        let last = *last.expect("the whole bucket is enough");
+        self.list.retain(|&c| order(&(rank(c.1), c, 0), &last).is_le());
     }
 
     /// The list, as it is.
@@ -310,42 +335,6 @@ pub(super) fn largest(logits: &[f32], n: usize, out: &mut Vec<Candidate>) {
         out.truncate(n);
     }
     out.sort_unstable_by(by_logit);
-}
-
-/// How many of the first items in `order` together weigh at least `share` of all: by halving, in linear time on average.
-/// `items` are reordered. Weights are added as integers, so that the sum does not depend on their order.
-fn shortest_share<T>(
-    items: &mut [T],
-    order: impl Fn(&T, &T) -> Ordering,
-    weight: impl Fn(&T) -> f32,
-    share: f32,
-) -> usize {
-    /// Items that are sorted rather than halved again.
-    const FEW: usize = 32;
-    let weight = |item: &T| (f64::from(weight(item)) * (1u64 << 52) as f64) as u64;
-    let total: u64 = items.iter().map(&weight).sum();
-    let reaches = |sum: u64| sum as f64 >= f64::from(share) * total as f64;
-    // The border lies in [start, end); what is before it weighs `before`.
-    let (mut start, mut end, mut before) = (0, items.len(), 0u64);
-    while end - start > FEW {
-        let half = (end - start) / 2;
-        let part = &mut items[start..end];
-        part.select_nth_unstable_by(half, &order);
-        let sum = before + part[..half].iter().map(&weight).sum::<u64>();
-        if reaches(sum) {
-            end = start + half;
-        } else {
-            (start, before) = (start + half, sum);
-        }
-    }
-    items[start..end].sort_unstable_by(&order);
-    for (i, item) in items[start..end].iter().enumerate() {
-        before += weight(item);
-        if reaches(before) {
-            return start + i + 1;
-        }
-    }
-    items.len()
 }
 
 /// A sum in eight strands, always folded the same way.
