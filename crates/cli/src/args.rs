@@ -68,8 +68,8 @@ pub enum Verb {
         git diff | hublab run model.gguf --system \"Summarise this change in one sentence.\"\n  \
         hublab run model.gguf --raw \"Once upon a time\" -n 100 --stats\n  \
         hublab run model.gguf \"Yes or no?\" -n 1 --json --logprobs 5\n\n\
-        With --json: {\"text\":…,\"finish\":\"end\"|\"stop\"|\"length\"|\"context\"|\"cancelled\",\"stop\":…,\"ids\":[…],\n  \
-        \"prompt_tokens\":…,\"logprobs\":[{\"id\":…,\"token\":…,\"bytes\":[…],\"logprob\":…,\"top\":[{\"id\":…,…}]}]}\n\n\
+        With --json: {\"text\":…,\"finish\":…,\"stop\":…,\"ids\":[…],\"prompt_tokens\":…,\"logprobs\":[{\"id\":…,\n  \
+        \"token\":…,\"bytes\":[…],\"logprob\":…,\"top\":[…]}]}; finish is end, stop, length, context or cancelled\n\n\
         Ctrl-C stops the answer: what was written stays, and the exit code is 130."
 )]
 pub struct RunArgs {
@@ -617,15 +617,14 @@ pub struct SamplingArgs {
     /// How many of the last tokens DRY searches (-1: all) [default: -1]
     #[arg(long, value_name = "N", requires = "dry_multiplier", value_parser = last_n, allow_negative_numbers = true)]
     pub dry_last_n: Option<usize>,
-    /// Text over which no repetition reaches; may be given several times [default: line break, `:`, `"` and `*`]
+    /// Text that no repetition reaches over; may repeat [default: line break, `:`, `"` and `*`]
     #[arg(long, value_name = "TEXT", requires = "dry_multiplier", allow_hyphen_values = true,
         value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub dry_breaker: Vec<String>,
     /// Add to the logit of a token (-inf: never choose it); may be given several times
     #[arg(long, value_name = "ID=BIAS", value_parser = logit_bias)]
     pub logit_bias: Vec<(u32, f32)>,
-    /// Samplers in their order; those left out do not act
-    /// [default: penalties,dry,top_n_sigma,top_k,typ_p,top_p,min_p,xtc,temperature]
+    /// Order [default: penalties,dry,top_n_sigma,top_k,typ_p,top_p,min_p,xtc,temperature]; others are off
     #[arg(long, value_name = "NAMES", value_parser = samplers)]
     pub samplers: Option<Samplers>,
     /// Seed of the random numbers: the same seed gives the same answer

@@ -94,21 +94,23 @@ fn log_probabilities_are_those_of_the_model_whatever_is_sampled() {
 }
 
 #[test]
-fn dry_keeps_a_text_from_going_round() {
+fn dry_keeps_a_text_from_going_round_and_a_breaker_lets_it() {
     let mut engine = open();
-    let prompt = engine.raw_prompt("one two three four one two three four one two three four one two").unwrap();
-    let mut generate = |multiplier: f32| {
-        let dry = Some(Dry { multiplier, ..Dry::default() });
-        let config = GenerationConfig {
-            sampling: SamplingConfig { dry, ..SamplingConfig::greedy() },
-            max_tokens: Some(12),
-            ..GenerationConfig::default()
-        };
-        engine.generate(&prompt, &config, &mut |_| ControlFlow::Continue(())).unwrap().text
+    let ids = engine.raw_prompt("alpha beta gamma delta").unwrap();
+    let (repeated, next) = (&ids[ids.len() - 4..ids.len() - 1], ids[ids.len() - 1]);
+    let prompt = [repeated, &[next], repeated].concat();
+    let last = engine.tokenizer().unwrap().token_bytes(repeated[2]).unwrap().to_vec();
+    // A bias makes the model want to go on with the repetition.
+    let mut goes_on = |dry: Option<Dry>, dry_breakers: Vec<String>| {
+        let sampling = SamplingConfig { dry, logit_bias: vec![(next.0, 1000.0)], ..SamplingConfig::greedy() };
+        let config = GenerationConfig { sampling, max_tokens: Some(1), dry_breakers, ..GenerationConfig::default() };
+        engine.generate(&prompt, &config, &mut |_| ControlFlow::Continue(())).unwrap().tokens[0] == next
     };
-    let (without, with) = (generate(0.0), generate(100.0));
-    assert_ne!(without, with);
-    assert!(!with.trim_start().starts_with("three"), "{with:?}");
+    let dry = || Some(Dry { multiplier: 1e5, ..Dry::default() });
+    let default = GenerationConfig::default().dry_breakers;
+    assert!(goes_on(None, default.clone()));
+    assert!(!goes_on(dry(), default));
+    assert!(goes_on(dry(), vec![String::from_utf8(last).unwrap()]));
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod convert;
 mod imatrix;
 mod program;
 mod quantize;
+mod sampling;
 #[cfg(unix)]
 mod signals;
 #[cfg(target_os = "linux")]

@@ -144,38 +144,70 @@ impl Candidates {
         self.listed = true;
     }
 
-    /// Keeps the shortest beginning of the likeliest tokens of which `enough` says so. It gets the logits one by one,
-    /// in order.
-    pub(super) fn keep_until(&mut self, mut enough: impl FnMut(usize, f32) -> bool) {
-        /// As many are looked at first; then eight times as many, and so on.
+    /// Keeps the shortest list of the likeliest tokens that together have at least the probability `share`, but at least
+    /// `min_keep`.
+    pub(super) fn keep_share(&mut self, share: f32, min_keep: usize) {
+        /// Mostly so many are enough.
         const FIRST: usize = 64;
-        let n = if self.listed { self.list.len() } else { self.dense.len() };
-        let (mut seen, mut ahead) = (0, FIRST);
-        loop {
-            let ahead_now = ahead.min(n);
-            if self.listed {
-                self.sort_first(ahead_now);
-            } else if ahead_now > n / 4 {
-                self.sorted_list();
-            } else {
-                largest(&self.dense, ahead_now, &mut self.list);
-            }
-            let end = ahead_now.min(self.list.len());
-            while seen < end {
-                seen += 1;
-                if enough(seen - 1, self.list[seen - 1].1) {
-                    self.list.truncate(seen);
+        let log_sum = self.log_sum_exp();
+        if !self.listed {
+            largest(&self.dense, FIRST, &mut self.list);
+        }
+        if !self.listed || self.sorted {
+            let mut reached = 0.0f64;
+            for i in 0..self.list.len().min(FIRST) {
+                reached += libm::exp(f64::from(self.list[i].1) - log_sum);
+                if reached >= f64::from(share) && i + 1 >= min_keep {
+                    self.list.truncate(i + 1);
                     (self.listed, self.sorted) = (true, true);
                     return;
                 }
             }
-            if end < ahead_now || ahead_now == n {
-                self.listed = true;
-                self.sorted = true;
-                return;
-            }
-            ahead *= 8;
         }
+        let max = f64::from(self.max());
+        self.keep_share_by(share, min_keep, |logit| max - f64::from(logit));
+    }
+
+    /// Keeps the shortest list of tokens that together have at least the probability `share`, but at least `min_keep`:
+    /// by rising `rank`, which is not negative, equals by falling logit, then by rising id. Nothing is sorted but the few
+    /// around the border: ranks are counted in buckets, and the border lies in one of them.
+    pub(super) fn keep_share_by(&mut self, share: f32, min_keep: usize, rank: impl Fn(f32) -> f64) {
+        /// Of a sixty-fourth of a nat; the last holds all that is beyond 64 nats.
+        const BUCKETS: usize = 4096;
+        let bucket = |rank: f64| ((rank * 64.0) as usize).min(BUCKETS - 1);
+        self.make_list();
+        let weights: Vec<u64> =
+            self.probabilities().map(|(_, p)| (f64::from(p) * (1u64 << 52) as f64) as u64).collect();
+        // How many tokens a bucket holds, and what they weigh: as integers, so that no sum depends on its order.
+        let mut buckets = vec![(0usize, 0u64); BUCKETS];
+        for (candidate, weight) in self.list.iter().zip(&weights) {
+            let bucket = &mut buckets[bucket(rank(candidate.1))];
+            bucket.0 += 1;
+            bucket.1 += weight;
+        }
+        let total: u64 = buckets.iter().map(|b| b.1).sum();
+        let enough = |n: usize, weight: u64| n >= min_keep && weight as f64 >= f64::from(share) * total as f64;
+        let mut before = (0, 0);
+        let border = buckets.iter().position(|b| {
+            let reached = enough(before.0 + b.0, before.1 + b.1);
+            if !reached {
+                before = (before.0 + b.0, before.1 + b.1);
+            }
+            reached
+        });
+        // Without a border, all are needed.
+        let Some(border) = border else { return };
+        type Ranked = (f64, Candidate, u64);
+        let order = |a: &Ranked, b: &Ranked| a.0.total_cmp(&b.0).then(by_logit(&a.1, &b.1));
+        let ranked = self.list.iter().zip(&weights).map(|(&c, &weight)| (rank(c.1), c, weight));
+        let mut within: Vec<Ranked> = ranked.filter(|r| bucket(r.0) == border).collect();
+        within.sort_unstable_by(order);
+        let last = within.iter().find(|r| {
+            before = (before.0 + 1, before.1 + r.2);
+            enough(before.0, before.1)
+        });
+        let last = *last.expect("the whole bucket is enough");
+        self.list.retain(|&c| order(&(rank(c.1), c, 0), &last).is_le());
     }
 
     /// The list, as it is.
@@ -190,11 +222,6 @@ impl Candidates {
         self.sort_first(self.list.len());
         self.sorted = true;
         &mut self.list
-    }
-
-    /// Replaces the list by some of its tokens.
-    pub(super) fn set_list(&mut self, list: Vec<Candidate>) {
-        (self.list, self.listed, self.sorted) = (list, true, false);
     }
 
     /// ln Σ e^logit.
@@ -345,13 +372,36 @@ mod tests {
                 candidates.make_list();
                 candidates.keep_largest(k);
                 assert_eq!(candidates.list, sorted[..k.min(n)], "{k} of a list of {n}");
-                for listed in [false, true] {
-                    candidates.reset(&logits, None);
-                    if listed {
-                        candidates.make_list();
+            }
+        }
+    }
+
+    #[test]
+    fn a_share_is_that_of_a_full_sort() {
+        for n in [1usize, 40, 64, 65, 3000] {
+            for (share, min_keep) in [(0.01, 1), (0.5, 1), (0.9, 1), (0.9999, 1), (0.3, 50), (0.2, 5000)] {
+                // Flat, so that many tokens are needed, and peaked.
+                for scale in [0.05, 1.0] {
+                    let logits: Vec<f32> = logits(n).iter().map(|x| x * scale).collect();
+                    let log_sum = logits.iter().map(|&x| f64::from(x).exp()).sum::<f64>().ln();
+                    let mut sorted: Vec<Candidate> =
+                        logits.iter().enumerate().map(|(i, &x)| (i as TokenIndex, x)).collect();
+                    sorted.sort_by(by_logit);
+                    let mut sum = 0.0;
+                    let reached = sorted.iter().position(|c| {
+                        sum += (f64::from(c.1) - log_sum).exp();
+                        sum >= f64::from(share)
+                    });
+                    let expected = reached.map_or(n, |i| i + 1).max(min_keep).min(n);
+                    for listed in [false, true] {
+                        let mut candidates = Candidates::default();
+                        candidates.reset(&logits, None);
+                        if listed {
+                            candidates.make_list();
+                        }
+                        candidates.keep_share(share, min_keep);
+                        assert_eq!(candidates.sorted_list()[..], sorted[..expected], "{share} of {n}, scale {scale}");
                     }
-                    candidates.keep_until(|i, _| i + 1 == k);
-                    assert_eq!(candidates.list, sorted[..k.min(n)], "until {k} of {n}");
                 }
             }
         }

@@ -3,7 +3,7 @@
 //! "At least `min_keep`" means: if the filter would leave fewer tokens, it leaves that many of those it likes best,
 //! or all that there are.
 
-use super::candidates::{Candidate, Candidates, by_logit};
+use super::candidates::Candidates;
 use super::config::{DynamicTemperature, Xtc};
 
 /// Top-k (Fan, Lewis and Dauphin, "Hierarchical Neural Story Generation", ACL 2018): the `k` most likely tokens.
@@ -19,12 +19,7 @@ pub(super) fn top_p(candidates: &mut Candidates, p: f32, min_keep: usize) {
     if p >= 1.0 {
         return;
     }
-    let log_sum = candidates.log_sum_exp();
-    let mut reached = 0.0f64;
-    candidates.keep_until(|i, logit| {
-        reached += libm::exp(f64::from(logit) - log_sum);
-        reached >= f64::from(p) && i + 1 >= min_keep
-    });
+    candidates.keep_share(p, min_keep);
 }
 
 /// Min-p (Nguyen et al., "Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM Outputs", 2024): tokens at
@@ -47,37 +42,13 @@ pub(super) fn top_n_sigma(candidates: &mut Candidates, n: f32, min_keep: usize) 
 
 /// Locally typical sampling (Meister et al., "Locally Typical Sampling", TACL 2023, first of 2022): the shortest list of
 /// the tokens whose surprise -ln p is nearest to its expectation, the entropy, that together have a probability of at
-/// least `p`. Equals are taken by rising id. The most likely token need not be among them.
+/// least `p`. Of equals, the likelier is taken first. The most likely token need not be among them.
 pub(super) fn typical_p(candidates: &mut Candidates, p: f32, min_keep: usize) {
     if p >= 1.0 {
         return;
     }
     let (entropy, log_sum) = candidates.entropy();
-    let distance = |logit: f32| (log_sum - f64::from(logit) - entropy).abs();
-    let mut ranked: Vec<(f64, Candidate)> = candidates.list().iter().map(|&c| (distance(c.1), c)).collect();
-    let nearest = |a: &(f64, Candidate), b: &(f64, Candidate)| a.0.total_cmp(&b.0).then(a.1.0.cmp(&b.1.0));
-    // In pieces that grow, as mostly a short beginning is enough.
-    let (mut reached, mut seen, mut ahead) = (0.0f64, 0, 64usize);
-    let kept = loop {
-        let end = ahead.min(ranked.len());
-        let rest = &mut ranked[seen..];
-        if end - seen < rest.len() {
-            rest.select_nth_unstable_by(end - seen - 1, nearest);
-        }
-        rest[..end - seen].sort_unstable_by(nearest);
-        let enough = ranked[seen..end].iter().position(|(_, (_, logit))| {
-            reached += libm::exp(f64::from(*logit) - log_sum);
-            seen += 1;
-            reached >= f64::from(p) && seen >= min_keep
-        });
-        if enough.is_some() || end == ranked.len() {
-            break seen;
-        }
-        ahead *= 8;
-    };
-    let mut list: Vec<Candidate> = ranked[..kept].iter().map(|r| r.1).collect();
-    list.sort_unstable_by(by_logit);
-    candidates.set_list(list);
+    candidates.keep_share_by(p, min_keep, |logit| (log_sum - f64::from(logit) - entropy).abs());
 }
 
 /// Exclude Top Choices; see [`Xtc`]. `chance` is uniform in [0, 1). Where fewer than `min_keep` tokens would be left,
