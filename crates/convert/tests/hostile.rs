@@ -417,10 +417,7 @@ fn experts_that_do_not_fit() {
     }
     // Fewer than there are.
     let copy = Copy::of("qwen3moe", "experts");
-    copy.edit_header(
-        "model.layers.1.mlp.experts.2.up_proj.weight",
-        "model.layers.1.mlp.experts.9.up_proj.weight",
-    );
+    copy.edit_header("model.layers.1.mlp.experts.2.up_proj.weight", "model.layers.1.mlp.experts.9.up_proj.weight");
     copy.fails(&["the checkpoint lacks 1 tensor", "`model.layers.1.mlp.experts.2.up_proj.weight`"]);
     // The published name of the count.
     let copy = Copy::of("qwen3moe", "experts");
@@ -447,8 +444,18 @@ fn windows_and_factors_that_cannot_be() {
         ("mistral", "sliding_window", json!(0), &["`sliding_window` is 0", "above 0"]),
         ("qwen2moe-fused", "layer_types", json!(["full_attention"]), &["`layer_types`", "one entry for each layer"]),
         ("granite", "logits_scaling", json!(0.0), &["`logits_scaling` is 0", "cannot say zero"]),
-        ("granite", "rope_parameters", json!({"rope_type": "longrope"}), &["`rope_parameters.short_factor`", "missing"]),
-        ("stablelm", "rope_parameters", json!({"partial_rotary_factor": 0}), &["`partial_rotary_factor` is 0", "above 0"]),
+        (
+            "granite",
+            "rope_parameters",
+            json!({"rope_type": "longrope"}),
+            &["`rope_parameters.short_factor`", "missing"],
+        ),
+        (
+            "stablelm",
+            "rope_parameters",
+            json!({"partial_rotary_factor": 0}),
+            &["`partial_rotary_factor` is 0", "above 0"],
+        ),
         ("qwen3moe", "rope_parameters", json!({"rope_type": "yarn", "factor": 2, "truncate": false}), &["truncate"]),
         ("qwen3moe", "rope_parameters", json!({"rope_type": "yarn", "factor": 2, "attention_factor": 0}), &["above 0"]),
     ] as [(&str, &str, Json, &[&str]); 7]
@@ -489,8 +496,8 @@ fn yarn_says_what_readers_multiply() {
 }
 
 /// A copy of a committed adapter, to be broken, and its base.
-fn adapter(name: &str, edit: &dyn Fn(&Copy)) -> Result<Plan, Error> {
-    let copy = Copy::of(&format!("../adapters/{name}"), "adapter");
+fn adapter(name: &str, test: &str, edit: &dyn Fn(&Copy)) -> Result<Plan, Error> {
+    let copy = Copy::of(&format!("../adapters/{name}"), test);
     edit(&copy);
     let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/oracles/convert/fixtures").join(name);
     Plan::adapter(&copy.0, &base, OutputType::Auto)
@@ -517,18 +524,18 @@ fn adapters_that_a_file_cannot_express() {
         ("lora_alpha", json!(1e300), "fits F32"),
     ] {
         let edit = |copy: &Copy| copy.edit_json("adapter_config.json", |config| config[key] = value.clone());
-        let error = adapter("llama", &edit).expect_err("it cannot be expressed").to_string();
+        let error = adapter("llama", "inexpressible", &edit).expect_err("it cannot be expressed").to_string();
         assert!(error.contains(&format!("`{key}`")) && error.contains(advice), "{error}");
     }
     let several = |copy: &Copy| copy.edit_json("adapter_config.json", |config| config["use_rslora"] = json!(true));
-    let error = adapter("gemma3", &several).expect_err("its ranks differ").to_string();
+    let error = adapter("gemma3", "inexpressible", &several).expect_err("its ranks differ").to_string();
     assert!(error.contains("`use_rslora`") && error.contains("several ranks"), "{error}");
 }
 
 #[test]
 fn adapters_that_are_broken_or_of_another_base() {
     let fails = |name: &str, edit: &dyn Fn(&Copy), parts: &[&str]| {
-        let error = adapter(name, edit).expect_err("this adapter is broken").to_string();
+        let error = adapter(name, "other_base", edit).expect_err("this adapter is broken").to_string();
         assert!(parts.iter().all(|part| error.contains(part)), "{error}");
     };
     let weights = "adapter_model.safetensors";
@@ -541,10 +548,11 @@ fn adapters_that_are_broken_or_of_another_base() {
     fails("llama", &|copy| fs::remove_file(copy.path("adapter_config.json")).unwrap(), &["no adapter_config.json"]);
     fails("llama", &|copy| fs::remove_file(copy.path(weights)).unwrap(), &["cannot open", weights]);
     fails("llama", &|copy| copy.edit_bytes(weights, |bytes| bytes.truncate(99)), &[weights, "truncated"]);
-    fails("llama", &|copy| header(copy, "0.self_attn.q_proj.lora_A", "7.self_attn.q_proj.lora_A"), &[
-        "cannot be added to a matrix of this base",
-        "layers.7.self_attn.q_proj.lora_A.weight",
-    ]);
+    fails(
+        "llama",
+        &|copy| header(copy, "0.self_attn.q_proj.lora_A", "7.self_attn.q_proj.lora_A"),
+        &["cannot be added to a matrix of this base", "layers.7.self_attn.q_proj.lora_A.weight"],
+    );
     fails("llama", &|copy| header(copy, "q_proj.lora_A.weight", "q_proj.lora_C.weight"), &["q_proj.lora_C.weight"]);
     fails("llama", &|copy| header(copy, "[3,32]", "[32,3]"), &["its shape is [32, 3]", "another base"]);
     fails("llama", &|copy| header(copy, "[3,32]", "[2,48]"), &["its shape is [2, 48]", "another base"]);
