@@ -475,10 +475,10 @@ pub struct ConvertArgs {
     pub folder: PathBuf,
     /// GGUF file to write
     pub out: PathBuf,
-    /// DIR is a PEFT (LoRA) adapter for the model of this folder, of which only config.json is read
+    /// DIR is a PEFT (LoRA) adapter for this folder's model (its config.json is read); auto is F32
     #[arg(long, value_name = "DIR")]
     pub base: Option<PathBuf>,
-    /// Type of the matrices: F32, F16, BF16, Q8_0, or auto (BF16 where the checkpoint is BF16, else F16; of an adapter F32)
+    /// Type of the matrices: F32, F16, BF16, Q8_0, or auto (BF16 where the checkpoint is BF16, else F16)
     #[arg(long = "type", value_name = "TYPE", default_value = "auto", value_parser = crate::convert::output_type)]
     pub ty: OutputType,
     /// Replace the output if it exists

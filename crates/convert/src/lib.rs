@@ -8,9 +8,9 @@
 //! It refuses to know how a model computes: no graph, no kernels, no text goes through a tokenizer here. It opens no
 //! network connection and runs no code from the folder.
 //!
-//! Where to go next: [`Plan::new`] reads a folder, [`Plan::adapter`] that of an adapter, [`Plan::write`] writes the file; `model.rs` holds what differs
-//! between the families' configurations, `metadata.rs` their keys, `rules.rs` their tensors;
-//! [`safetensors`] and [`tokenizer`] read the foreign formats.
+//! Where to go next: [`Plan::new`] reads a folder, [`Plan::adapter`] that of an adapter, [`Plan::write`] writes the file;
+//! `model.rs` holds what differs between the families' configurations, `metadata.rs` their keys, `rules.rs` their
+//! tensors; [`safetensors`] and [`tokenizer`] read the foreign formats.
 //!
 //! Sources: the safetensors format description, `transformers` (configurations and their defaults), the GGUF
 //! specification, and llama.cpp's converter for the names of keys and tensors.

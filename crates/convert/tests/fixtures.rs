@@ -90,7 +90,7 @@ fn names_in(folder: &Path) -> Vec<String> {
 #[test]
 fn every_fixture_becomes_what_the_reference_makes_of_it() {
     let names = names_in(&fixtures());
-    assert_eq!(names.len(), 20);
+    assert_eq!(names.len(), 24);
     for name in names {
         let (_, file) = convert(&name, OutputType::Auto);
         check(&name, &fixtures().join(&name), &file);
@@ -134,6 +134,8 @@ fn the_type_is_that_of_the_matrices_alone() {
 fn what_is_left_out_is_said() {
     let plan = Plan::new(&fixtures().join("gemma3-vision"), OutputType::Auto).unwrap();
     assert!(plan.notes()[0].contains("34 tensors of the vision model are left out"), "{:?}", plan.notes());
+    let plan = Plan::new(&fixtures().join("bert-trained"), OutputType::Auto).unwrap();
+    assert!(plan.notes()[0].contains("5 tensors of the training head are left out"), "{:?}", plan.notes());
     for name in ["llama", "llama3", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3", "qwen2moe", "qwen3moe"] {
         let plan = Plan::new(&fixtures().join(name), OutputType::Auto).unwrap();
         assert!(plan.notes().is_empty(), "{name}: {:?}", plan.notes());

@@ -19,7 +19,9 @@ impl Copy {
         fs::create_dir_all(to.join("out")).unwrap();
         for entry in fs::read_dir(from).unwrap() {
             let entry = entry.unwrap();
-            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+            if entry.file_type().unwrap().is_file() {
+                fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+            }
         }
         Self(to)
     }
@@ -496,8 +498,8 @@ fn yarn_says_what_readers_multiply() {
 }
 
 /// A copy of a committed adapter, to be broken, and its base.
-fn adapter(name: &str, edit: &dyn Fn(&Copy)) -> Result<Plan, Error> {
-    let copy = Copy::of(&format!("../adapters/{name}"), "adapter");
+fn adapter(name: &str, test: &str, edit: &dyn Fn(&Copy)) -> Result<Plan, Error> {
+    let copy = Copy::of(&format!("../adapters/{name}"), test);
     edit(&copy);
     let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/oracles/convert/fixtures").join(name);
     Plan::adapter(&copy.0, &base, OutputType::Auto)
@@ -524,18 +526,18 @@ fn adapters_that_a_file_cannot_express() {
         ("lora_alpha", json!(1e300), "fits F32"),
     ] {
         let edit = |copy: &Copy| copy.edit_json("adapter_config.json", |config| config[key] = value.clone());
-        let error = adapter("llama", &edit).expect_err("it cannot be expressed").to_string();
+        let error = adapter("llama", "inexpressible", &edit).expect_err("it cannot be expressed").to_string();
         assert!(error.contains(&format!("`{key}`")) && error.contains(advice), "{error}");
     }
     let several = |copy: &Copy| copy.edit_json("adapter_config.json", |config| config["use_rslora"] = json!(true));
-    let error = adapter("gemma3", &several).expect_err("its ranks differ").to_string();
+    let error = adapter("gemma3", "inexpressible", &several).expect_err("its ranks differ").to_string();
     assert!(error.contains("`use_rslora`") && error.contains("several ranks"), "{error}");
 }
 
 #[test]
 fn adapters_that_are_broken_or_of_another_base() {
     let fails = |name: &str, edit: &dyn Fn(&Copy), parts: &[&str]| {
-        let error = adapter(name, edit).expect_err("this adapter is broken").to_string();
+        let error = adapter(name, "other_base", edit).expect_err("this adapter is broken").to_string();
         assert!(parts.iter().all(|part| error.contains(part)), "{error}");
     };
     let weights = "adapter_model.safetensors";
@@ -564,4 +566,57 @@ fn adapters_that_are_broken_or_of_another_base() {
     assert!(error.contains("another base"), "{error}");
     let error = of("adapters/qwen2").expect_err("no base at all").to_string();
     assert!(error.contains("no config.json") && error.contains("--base"), "{error}");
+}
+
+#[test]
+fn encoders_that_a_file_cannot_express() {
+    let broken = |fixture: &str, edit: &dyn Fn(&Copy), parts: &[&str]| {
+        let copy = Copy::of(fixture, "encoders");
+        fs::create_dir(copy.path("1_Pooling")).unwrap();
+        let pooling = json!({"pooling_mode_cls_token": true});
+        fs::write(copy.path("1_Pooling/config.json"), pooling.to_string()).unwrap();
+        edit(&copy);
+        copy.fails(parts);
+    };
+    for (key, value, advice) in [
+        ("hidden_act", json!("relu"), "means gelu"),
+        ("is_decoder", json!(true), "another graph"),
+        ("position_embedding_type", json!("relative_key"), "another graph"),
+        ("type_vocab_size", json!(0), "above 0"),
+        ("max_position_embeddings", json!(65), "its shape is [64, 24]"),
+    ] {
+        broken("bert", &|copy| copy.edit_json("config.json", |config| config[key] = value.clone()), &[advice]);
+    }
+    for (key, value) in [("causal", json!(true)), ("qkv_proj_bias", json!(true)), ("rotary_emb_fraction", json!(0.5))] {
+        let edit = |copy: &Copy| copy.edit_json("config.json", |config| config[key] = value.clone());
+        broken("nomic-bert", &edit, &[&format!("`{key}`"), "another graph"]);
+    }
+    for path in ["../bert", "/etc", "", "a/b"] {
+        broken(
+            "bert",
+            &|copy| copy.edit_json("modules.json", |modules| modules[1]["path"] = json!(path)),
+            &["no folder"],
+        );
+    }
+    broken("bert", &|copy| copy.edit_json("modules.json", |modules| modules[1]["path"] = json!("2")), &["there is no"]);
+    let both = json!({"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": true});
+    for modes in [json!({"pooling_mode_max_tokens": true}), both] {
+        let edit = |copy: &Copy| fs::write(copy.path("1_Pooling/config.json"), modes.to_string()).unwrap();
+        broken("bert", &edit, &["pooling is none of", "one of these three"]);
+    }
+    let tokenizer = "tokenizer.json";
+    let of_unigram = |copy: &Copy| copy.edit_json(tokenizer, |json| json["model"]["type"] = json!("Unigram"));
+    broken("bert", &of_unigram, &[tokenizer, "Unigram", "only those with WordPiece"]);
+    let other =
+        |copy: &Copy| copy.edit_json(tokenizer, |json| json["model"]["continuing_subword_prefix"] = json!("@@"));
+    broken("bert", &other, &[tokenizer, "@@", "GGUF means ##"]);
+    let beyond =
+        |copy: &Copy| copy.edit_json(tokenizer, |json| json["model"]["vocab"]["far"] = json!(4_000_000_000u32));
+    broken("bert", &beyond, &[tokenizer, "token 4000000000 is beyond"]);
+    broken(
+        "bert",
+        &|copy| copy.edit_json(tokenizer, |json| json["model"]["vocab"] = json!([])),
+        &[tokenizer, "`vocab`"],
+    );
+    broken("bert", &|copy| fs::remove_file(copy.path(tokenizer)).unwrap(), &["no tokenizer.json", "saved anew"]);
 }

@@ -88,6 +88,8 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "text.txt").write_text(text)
         for folder in sorted(path for path in options.models.iterdir() if path.is_dir()):
+            if reference.Folder(folder).architecture in reference.ENCODERS:
+                continue  # They have no logits.
             path = Path(scratch) / f"{folder.name}.gguf"
             subprocess.run([options.hublab, "convert", folder, path, "--type", "F32"], check=True, capture_output=True)
             model = model_of(folder)

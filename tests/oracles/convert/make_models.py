@@ -59,6 +59,8 @@ YARN_ROPE = {
     "beta_fast": 24.0, "beta_slow": 2.0,
 }
 EXPERTS = {"hidden_size": 16, "intermediate_size": 24, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+ENCODER = {"hidden_size": 24, "intermediate_size": 40, "max_position_embeddings": 64, "num_key_value_heads": None,
+           "bos_token_id": None, "eos_token_id": None, "attention_dropout": None, "pad_token_id": 0}
 GRANITE = {"attention_multiplier": 0.25, "embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 2.0}
 VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28,
           "patch_size": 14}
@@ -167,6 +169,29 @@ def qwen(folder):
     return byte_level(folder, QWEN2, specials=("<|endoftext|>", "<|im_start|>", "<|im_end|>"))
 
 
+def wordpiece(folder, lowercase=True, pooling=None):
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer.train_from_iterator(corpus(), trainers.WordPieceTrainer(
+        vocab_size=300, limit_alphabet=70, special_tokens=specials, show_progress=False))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    roles = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": lowercase, **roles})
+    if pooling:
+        write_json(folder / "modules.json", [
+            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+            {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}])
+        (folder / "1_Pooling").mkdir()
+        modes = {f"pooling_mode_{mode}": mode == pooling for mode in ("cls_token", "mean_tokens", "max_tokens", "lasttoken")}
+        write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": 32, **modes})
+    return tokenizer.get_vocab_size()
+
+
 # Name: configuration class, model class, tokenizer, number type, settings, ids without a token at the end.
 SPECS = {
     "llama": (hf.LlamaConfig, hf.LlamaForCausalLM, pieces, "float32", {"shards": "60KB"}, 0),
@@ -202,6 +227,12 @@ SPECS = {
                  {"qk_layernorm": True, "rope_parameters": {"rope_theta": 20000.0, "partial_rotary_factor": 0.5}}, 0),
     "stablelm-parallel": (hf.StableLmConfig, hf.StableLmForCausalLM, qwen, "float16",
                           {"use_qkv_bias": True, "use_parallel_residual": True, "tie_word_embeddings": True}, 0),
+    "bert": (hf.BertConfig, hf.BertModel, lambda folder: wordpiece(folder, pooling="cls_token"), "float32",
+             ENCODER | {"hidden_act": "gelu"}, 4),
+    "bert-trained": (hf.BertConfig, hf.BertForMaskedLM, lambda folder: wordpiece(folder, lowercase=False), "float16", ENCODER, 0),
+    "nomic-bert": (hf.NomicBertConfig, hf.NomicBertModel, lambda folder: wordpiece(folder, pooling="mean_tokens"), "bfloat16",
+                   ENCODER, 0),
+    "nomic-bert-apart": (hf.NomicBertConfig, hf.NomicBertModel, wordpiece, "bfloat16", ENCODER | {"fused": True}, 0),
     "gemma": (hf.GemmaConfig, hf.GemmaForCausalLM, lambda folder: pieces(folder, gemma=True), "float32", GEMMA, 0),
     "gemma2": (hf.Gemma2Config, hf.Gemma2ForCausalLM, lambda folder: pieces(folder, gemma=True), "float32",
                GEMMA | {"query_pre_attn_scalar": 16, "sliding_window": 32}, 4),
@@ -233,13 +264,28 @@ def older_configuration(folder):
     write_json(path, config)
 
 
+def first_nomic_configuration(folder):
+    """The spelling of the configuration that was published with the model."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    write_json(path, {
+        "architectures": config["architectures"], "model_type": "nomic_bert", "activation_function": "swiglu", "causal": False,
+        "n_embd": config["hidden_size"], "n_head": config["num_attention_heads"], "n_inner": config["intermediate_size"],
+        "n_layer": config["num_hidden_layers"], "n_positions": 8192, "max_trained_positions": 2048,
+        "layer_norm_epsilon": 1e-12, "prenorm": False, "parallel_block": False, "use_rms_norm": False,
+        "qkv_proj_bias": False, "mlp_fc1_bias": False, "mlp_fc2_bias": False, "rotary_emb_base": 1000,
+        "rotary_emb_fraction": 1.0, "rotary_emb_interleaved": False, "rotary_emb_scale_base": None,
+        "rotary_scaling_factor": None, "type_vocab_size": 2, "vocab_size": config["vocab_size"]})
+
+
 def make(name, out):
     config_class, model_class, tokenizer, dtype, settings, unused = SPECS[name]
     folder = out / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     vocab = tokenizer(folder) + unused
-    settings = BASE | {"vocab_size": vocab} | settings
+    settings = {key: value for key, value in (BASE | {"vocab_size": vocab} | settings).items()
+                if key == "pad_token_id" or key == "sliding_window" or value is not None}
     shards, fused = settings.pop("shards", "5GB"), settings.pop("fused", False)
     if config_class is hf.Gemma3Config:
         config = hf.Gemma3Config(text_config=settings, vision_config=VISION, mm_tokens_per_image=4,
@@ -247,9 +293,12 @@ def make(name, out):
     else:
         config = config_class(**settings)
     model = model_class(config)
-    model.generation_config = hf.GenerationConfig(do_sample=True, temperature=0.6, top_p=0.9, top_k=40)
+    if isinstance(model, hf.GenerationMixin):
+        model.generation_config = hf.GenerationConfig(do_sample=True, temperature=0.6, top_p=0.9, top_k=40)
     randomise(model, gemma=name.startswith("gemma"))
     model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=shards, save_original_format=not fused)
+    if name == "nomic-bert":
+        first_nomic_configuration(folder)
     if name in ("llama3", "mistral"):
         older_configuration(folder)
     return folder

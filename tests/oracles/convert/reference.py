@@ -27,6 +27,18 @@ ARCH = {
     "Qwen3MoeForCausalLM": "qwen3moe", "Olmo2ForCausalLM": "olmo2", "GraniteForCausalLM": "granite",
     "GraniteMoeForCausalLM": "granitemoe", "StableLmForCausalLM": "stablelm",
 }
+ENCODERS = {"BertModel": "bert", "BertForMaskedLM": "bert", "NomicBertModel": "nomic-bert"}
+ENCODER_TENSORS = {
+    "embeddings.word_embeddings": "token_embd", "embeddings.token_type_embeddings": "token_types",
+    "embeddings.position_embeddings": "position_embd", "embeddings.LayerNorm": "token_embd_norm", "emb_ln": "token_embd_norm",
+    "attention.self.query": "attn_q", "attention.self.key": "attn_k", "attention.self.value": "attn_v",
+    "attention.output.dense": "attn_output", "attention.output.LayerNorm": "attn_output_norm",
+    "intermediate.dense": "ffn_up", "output.dense": "ffn_down", "output.LayerNorm": "layer_output_norm",
+    "attn.Wqkv": "attn_qkv", "attn.out_proj": "attn_output", "norm1": "attn_output_norm", "norm2": "layer_output_norm",
+    "mlp.fc11": "ffn_up", "mlp.fc12": "ffn_gate", "mlp.fc2": "ffn_down",
+    "self_attn.o_proj": "attn_output", "post_attention_layernorm": "attn_output_norm",
+    "post_mlp_layernorm": "layer_output_norm", "mlp.up_proj": "ffn_up", "mlp.gate_proj": "ffn_gate", "mlp.down_proj": "ffn_down",
+}
 PERMUTED = ("llama", "granite", "granitemoe")
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 TENSORS = {
@@ -42,7 +54,7 @@ TENSORS = {
     "experts.w1": "ffn_gate_exps", "experts.w3": "ffn_up_exps", "experts.w2": "ffn_down_exps",
     "experts.gate_proj": "ffn_gate_exps", "experts.up_proj": "ffn_up_exps", "experts.down_proj": "ffn_down_exps",
 }
-ALWAYS_F32 = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "_norm.weight")
+ALWAYS_F32 = ("position_embd.weight", "token_types.weight", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "_norm.weight")
 PRE = [  # (a piece that only this pattern has, name)
     (r"\p{N}{1,3}", "llama-bpe"),
     (r"\p{N}|", "qwen2"),
@@ -65,7 +77,7 @@ class Folder:
         self.root = load(path / "config.json")
         self.config = self.root | self.root.get("text_config", {})
         self.architecture = self.root["architectures"][0]
-        self.arch = ARCH[self.architecture]
+        self.arch = (ARCH | ENCODERS)[self.architecture]
         self.gemma = self.arch.startswith("gemma")
         self.tokenizer_config = load(path / "tokenizer_config.json")
         self.tokenizer_json = load(path / "tokenizer.json")
@@ -147,6 +159,64 @@ def add_hyperparameters(writer, folder):
         if folder.rope["rope_type"] == "linear":
             writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
             writer.add_rope_scaling_factor(folder.rope["factor"])
+
+
+def add_encoder(writer, folder):
+    """Everything but the tensors, for both spellings of nomic-bert's settings."""
+    config = folder.config
+    first = lambda *keys: next(config[key] for key in keys if key in config)
+    writer.add_block_count(first("num_hidden_layers", "n_layer"))
+    writer.add_context_length(2048 if "n_positions" in config else config["max_position_embeddings"])
+    writer.add_embedding_length(first("hidden_size", "n_embd"))
+    writer.add_feed_forward_length(first("intermediate_size", "n_inner"))
+    writer.add_head_count(first("num_attention_heads", "n_head"))
+    writer.add_layer_norm_eps(first("layer_norm_eps", "layer_norm_epsilon"))
+    writer.add_causal_attention(False)
+    if folder.arch == "nomic-bert":
+        writer.add_rope_freq_base(config.get("rotary_emb_base") or config["rope_parameters"]["rope_theta"])
+        if "head_dim" in config:
+            writer.add_key_length(config["head_dim"])
+            writer.add_value_length(config["head_dim"])
+    pooling = load(folder.path / "1_Pooling" / "config.json")
+    for mode, kind in (("mean_tokens", gguf.PoolingType.MEAN), ("cls_token", gguf.PoolingType.CLS)):
+        if pooling.get(f"pooling_mode_{mode}"):
+            writer.add_pooling_type(kind)
+    document = folder.tokenizer_json
+    texts = [f"[PAD{id}]" for id in range(config["vocab_size"])]
+    types = [UNUSED] * len(texts)
+    for text, id in document["model"]["vocab"].items():
+        special = any(token["id"] == id for token in document["added_tokens"])
+        types[id] = CONTROL if special else NORMAL
+        texts[id] = text if special else text[2:] if text.startswith("##") else "▁" + text
+    writer.add_token_type_count(config["type_vocab_size"])
+    writer.add_tokenizer_model("bert")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(texts)
+    writer.add_token_types(types)
+    for text, adds in (("[CLS]", ["bos"]), ("[SEP]", ["eos", "sep"]), ("[UNK]", ["unk"]), ("[PAD]", ["pad"]), ("[MASK]", ["mask"])):
+        for role in adds:
+            getattr(writer, f"add_{role}_token_id")(texts.index(text))
+    writer.add_add_bos_token(True)
+    writer.add_add_eos_token(True)
+    writer.add_add_sep_token(False)
+    writer.add_bool("tokenizer.ggml.normalizer.lowercase", document["normalizer"]["lowercase"])
+
+
+def add_encoder_tensors(writer, folder, kind):
+    found = {re.sub(r"^bert\.", "", name): values for name, values in folder.tensors().items()}
+    for layer in range(99):
+        apart = [found.pop(f"layers.{layer}.self_attn.{letter}_proj.weight", None) for letter in "qkv"]
+        if apart[0] is not None:
+            found[f"layers.{layer}.attn.Wqkv.weight"] = torch.cat(apart)
+    for name, values in found.items():
+        if name.startswith(("pooler.", "cls.")):
+            continue
+        stem, part = name.rsplit(".", 1)
+        match = re.fullmatch(r"(?:encoder\.)?layers?\.(\d+)\.(.+)", stem)
+        ours = f"blk.{match[1]}.{ENCODER_TENSORS[match[2]]}.{part}" if match else f"{ENCODER_TENSORS[stem]}.{part}"
+        rows = values.to(torch.float32).numpy()
+        theirs = kind if rows.ndim > 1 and not ours.endswith(ALWAYS_F32) else gguf.GGMLQuantizationType.F32
+        writer.add_tensor(ours, gguf.quants.quantize(rows, theirs), raw_dtype=theirs)
 
 
 def add_rope_scaling(writer, folder):
@@ -373,11 +443,15 @@ def convert(path, out, kind="auto"):
                      ("temperature", writer.add_sampling_temp)):
         if key in sampling:
             add(sampling[key])
-    add_hyperparameters(writer, folder)
     writer.add_file_type(kinds[kind])
     writer.add_quantization_version(2)
-    add_tokenizer(writer, folder)
-    add_tensors(writer, folder, gguf.GGMLQuantizationType[kind])
+    if folder.architecture in ENCODERS:
+        add_encoder(writer, folder)
+        add_encoder_tensors(writer, folder, gguf.GGMLQuantizationType[kind])
+    else:
+        add_hyperparameters(writer, folder)
+        add_tokenizer(writer, folder)
+        add_tensors(writer, folder, gguf.GGMLQuantizationType[kind])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

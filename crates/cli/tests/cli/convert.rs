@@ -34,10 +34,40 @@ fn a_checkpoint_becomes_a_model_that_runs() {
 #[test]
 fn every_family_can_be_shown() {
     let out = output("convert_shown");
-    for name in ["llama", "mistral", "qwen3", "phi3", "gemma", "gemma2", "gemma3"] {
+    for name in [
+        "llama",
+        "mistral",
+        "mixtral",
+        "qwen2moe",
+        "qwen3",
+        "qwen3moe",
+        "phi3",
+        "gemma",
+        "gemma2",
+        "gemma3",
+        "olmo2",
+        "granite",
+        "granitemoe",
+        "stablelm",
+        "bert",
+        "nomic-bert",
+    ] {
         succeeds(&["convert", &fixture(name), &out, "--force", "--type", "q8_0"]);
         succeeds(&["show", &out]);
     }
+}
+
+#[test]
+fn an_adapter_becomes_a_file_for_its_base() {
+    let out = output("convert_adapter");
+    let adapter = fixture("../adapters/llama");
+    let outcome = succeeds(&["convert", &adapter, &out, "--base", &fixture("llama")]);
+    assert!(outcome.text().contains("llama, 20 tensors, F32"), "{}", outcome.text());
+    let fails = |base: &str, parts: &[&str]| {
+        fails(&["convert", &adapter, &out, "--force", "--base", &fixture(base)], b"", 1, parts);
+    };
+    fails("qwen2moe", &["tensor `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`", "another base"]);
+    fails("nowhere", &["no config.json", "--base"]);
 }
 
 #[test]

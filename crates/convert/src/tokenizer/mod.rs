@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `tokenizer.model` (SentencePiece) | `llama`, with its own scores |
 //! | `tokenizer.json`, BPE over bytes | `gpt2`, with merges and the name of the pre-tokenizer |
+//! | `tokenizer.json`, WordPiece, of an encoder | `bert` |
 //! | `tokenizer.json`, BPE with bytes as a way out | `llama`, with scores from the order of the merges |
 //!
 //! `tokenizer.model` comes first, as it is what the other was made from. `tokenizer_config.json`, `added_tokens.json`,
@@ -13,6 +14,7 @@ pub mod json;
 pub mod pre;
 pub mod sentencepiece;
 mod specials;
+mod wordpiece;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -88,6 +90,9 @@ pub(crate) fn read(folder: &Path, config: &Config, family: Family, n_vocab: u32)
         read_json(&path)?.map(Config::new).transpose().map_err(|error| error.in_file(&path))
     };
     let settings = object("tokenizer_config.json")?;
+    if family.is_encoder() {
+        return wordpiece::read(folder, settings.as_ref(), n_vocab);
+    }
     let map = object("special_tokens_map.json")?;
     let mut added = Vec::new();
     let settings_path = folder.join("tokenizer_config.json");
