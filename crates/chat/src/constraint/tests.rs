@@ -530,3 +530,42 @@ fn gbnf_beyond_llama_cpp() {
     tool.accept(TokenId(66)).unwrap();
     assert_eq!(allowed(&mut tool), [65]);
 }
+
+#[test]
+fn broken_gbnf_is_an_error_or_another_grammar() {
+    let cases: Value = serde_json::from_str(include_str!("../../tests/data/gbnf/cases.json")).unwrap();
+    let alphabet: Vec<char> = "\"[]()<>{}|*+?.,^-\\#!:= \nxuU09azé\u{10FFFF}root".chars().collect();
+    // A linear congruential generator (Knuth, MMIX) is random enough.
+    let mut state = 7_u64;
+    let mut random = |below: usize| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) as usize % below
+    };
+    let (mut fine, mut broken) = (0, 0);
+    for case in cases.as_array().unwrap() {
+        let grammar: Vec<char> = case["grammar"].as_str().unwrap().chars().collect();
+        for _ in 0..60 {
+            let mut changed = grammar.clone();
+            for _ in 0..=random(3) {
+                let at = random(changed.len());
+                match random(3) {
+                    0 => drop(changed.remove(at)),
+                    1 => changed.insert(at, alphabet[random(alphabet.len())]),
+                    _ => changed[at] = alphabet[random(alphabet.len())],
+                }
+            }
+            let text: String = changed.into_iter().collect();
+            match super::gbnf::to_lark(&text, |_| None) {
+                Ok(_) => fine += 1,
+                Err(ConstraintError::Gbnf { line, column, .. }) => {
+                    let lines: Vec<&str> = text.split('\n').collect();
+                    let length = lines.get(line - 1).expect("a line of the grammar").chars().count();
+                    assert!(column <= length + 1, "line {line}, column {column} of {text:?}");
+                    broken += 1;
+                }
+                Err(_) => broken += 1,
+            }
+        }
+    }
+    assert!(fine > 100 && broken > 100, "{fine} fine, {broken} broken");
+}
