@@ -134,6 +134,13 @@ impl Unigram {
         }
         let mut after_space = self.merge_spaces;
         while !rest.is_empty() {
+            let (plain, others) = rest.split_at(self.plain_prefix(rest));
+            if !plain.is_empty() {
+                out.push_str(plain);
+                after_space = false;
+                rest = others;
+                continue;
+            }
             let (mut mapped, len) = self.next_mapped(rest);
             rest = &rest[len..];
             if after_space {
@@ -160,6 +167,15 @@ impl Unigram {
             out.push_str(SPACE_MARK);
         }
         Ok(())
+    }
+
+    /// How much of the text comes through as it is, at least.
+    #[inline]
+    fn plain_prefix(&self, text: &str) -> usize {
+        match &self.charsmap {
+            Some(map) => map.plain_prefix(text),
+            None => text.find(' ').unwrap_or(text.len()),
+        }
     }
 
     /// What comes next of a text that is not empty, and how many bytes it was before.
