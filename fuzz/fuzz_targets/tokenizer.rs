@@ -8,7 +8,18 @@ use hublabio_tokenizer::{
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 
-const PRE: [&str; 8] = ["gpt-2", "llama-bpe", "qwen2", "qwen35", "starcoder", "falcon", "default", "unknown"];
+const PRE: [&str; 28] = [
+    "gpt-2", "llama-bpe", "qwen2", "qwen35", "starcoder", "falcon", "default", "unknown", "jais-2", "exaone-moe",
+    "gpt-4o", "tekken", "tiny_aya", "youtu", "kimi-k2", "deepseek-llm", "deepseek-coder", "deepseek-v3", "spark2_5",
+    "afmoe", "bloom", "viking", "superbpe", "chameleon", "laguna", "seed-coder", "sarvam-moe", "whitespace",
+];
+const KINDS: [VocabularyKind; 5] = [
+    VocabularyKind::Bpe,
+    VocabularyKind::Spm,
+    VocabularyKind::Gemma4,
+    VocabularyKind::WordPiece,
+    VocabularyKind::Unigram,
+];
 
 fuzz_target!(|data: &[u8]| {
     let mut input = Unstructured::new(data);
@@ -19,12 +30,14 @@ fuzz_target!(|data: &[u8]| {
 
 /// A small vocabulary, and whether every text can be expressed in it and comes back.
 fn vocabulary(input: &mut Unstructured<'_>) -> Result<(Vocabulary, bool)> {
-    let spm: bool = input.arbitrary()?;
+    // The first two numbers mean what the first byte of older seeds meant.
+    let kind = KINDS[usize::from(input.arbitrary::<u8>()?) % KINDS.len()];
     let complete: bool = input.arbitrary()?;
+    let with_bytes = !matches!(kind, VocabularyKind::Bpe | VocabularyKind::WordPiece);
     let mut tokens = Vec::new();
     let mut types = Vec::new();
     if complete {
-        if spm {
+        if with_bytes {
             tokens.extend((0..256).map(|byte| format!("<0x{byte:02X}>")));
             types.resize(256, TokenType::Byte);
             tokens.push("▁".to_owned());
@@ -38,10 +51,10 @@ fn vocabulary(input: &mut Unstructured<'_>) -> Result<(Vocabulary, bool)> {
         tokens.push(input.arbitrary::<&str>()?.chars().take(12).collect());
         types.push(TokenType::from_gguf(input.int_in_range(0..=7)?));
     }
-    let kind = if spm { VocabularyKind::Spm } else { VocabularyKind::Bpe };
     let mut vocabulary = Vocabulary::new(kind, tokens);
     let n_tokens = vocabulary.tokens.len();
-    vocabulary.pre = Some((*input.choose(&PRE)?).to_owned());
+    let pre = *input.choose(&PRE)?;
+    vocabulary.pre = Some(pre.to_owned());
     vocabulary.scores = (0..n_tokens).map(|_| input.int_in_range(-9i8..=9).map(f32::from)).collect::<Result<_>>()?;
     if complete || input.arbitrary()? {
         vocabulary.types.clone_from(&types);
@@ -64,7 +77,31 @@ fn vocabulary(input: &mut Unstructured<'_>) -> Result<(Vocabulary, bool)> {
     vocabulary.add_bos = input.arbitrary()?;
     vocabulary.add_eos = input.arbitrary()?;
     vocabulary.add_space_prefix = input.arbitrary()?;
-    Ok((vocabulary, complete && !ambiguous))
+    let mut reversible = complete && !ambiguous;
+    if !matches!(kind, VocabularyKind::Bpe | VocabularyKind::Spm) || matches!(pre, "sarvam-moe" | "whitespace") {
+        // The other kinds change texts, or write `▁` for two characters.
+        reversible = false;
+        vocabulary.sep = input.arbitrary::<Option<u8>>()?.map(|id| TokenId(u32::from(id)));
+        vocabulary.add_sep = input.arbitrary()?;
+        vocabulary.lowercase = input.arbitrary()?;
+        vocabulary.strip_accents = input.arbitrary()?;
+        vocabulary.remove_extra_whitespaces = input.arbitrary()?;
+        vocabulary.whitespace_as_suffix = input.arbitrary()?;
+        vocabulary.precompiled_charsmap = charsmap(input)?;
+    }
+    Ok((vocabulary, reversible))
+}
+
+/// Nothing, any bytes, or a header that fits a trie of any units, most of which lead somewhere.
+fn charsmap(input: &mut Unstructured<'_>) -> Result<Vec<u8>> {
+    if input.arbitrary()? {
+        return input.arbitrary();
+    }
+    let units = (0..input.int_in_range(0..=600)?).map(|_| input.arbitrary::<u32>()).collect::<Result<Vec<_>>>()?;
+    let mut bytes = (units.len() as u32 * 4).to_le_bytes().to_vec();
+    bytes.extend(units.iter().flat_map(|unit| (unit & 0x1F_FFFF | 1 << 8).to_le_bytes()));
+    bytes.extend("a\0é \0  \0[CLS]\0".as_bytes());
+    Ok(bytes)
 }
 
 fn check(vocabulary: Vocabulary, complete: bool, text: &[u8]) {
@@ -77,7 +114,7 @@ fn check(vocabulary: Vocabulary, complete: bool, text: &[u8]) {
     };
     if let Ok(ids) = tokenizer.encode(text, EncodeOptions::template()) {
         assert!(ids.iter().all(|&id| tokenizer.piece(id).is_some()));
-        let all = DecodeOptions { control_text: true, keep_space_prefix: true };
+        let all = DecodeOptions { control_text: true, keep_space_prefix: true, clean_spaces: Some(false) };
         let bytes = tokenizer.decode_with(&ids, all).expect("these ids are in the vocabulary");
         let mut stream = tokenizer.stream_with(all);
         let mut streamed: String = ids.iter().map(|&id| stream.push(id).expect("as above").to_owned()).collect();

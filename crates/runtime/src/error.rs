@@ -25,9 +25,7 @@ pub enum Error {
     )]
     NoTokenizer,
     /// The file's tokenizer is of a kind that is not implemented.
-    #[error(
-        "the file's tokenizer is of kind `{kind}`; this version reads `llama` (SentencePiece) and `gpt2` (byte-level BPE)"
-    )]
+    #[error("the file's tokenizer is of kind `{kind}`; this version reads `llama`, `gpt2`, `gemma4`, `bert` and `t5`")]
     UnknownTokenizer {
         /// `tokenizer.ggml.model`.
         kind: String,

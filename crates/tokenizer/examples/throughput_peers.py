@@ -19,9 +19,10 @@ os.environ["RAYON_NUM_THREADS"] = "1"
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
-from oracle_tokenizers import ORACLES, TRAINED, Vocabulary, unpacked  # noqa: E402
+from oracle_tokenizers import ORACLES, TRAINED, Oracle, Vocabulary, unpacked  # noqa: E402
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers  # noqa: E402
 
-NAMES = "gpt-2 llama-bpe qwen2 deepseek-llm starcoder mpt llama-spm phi-3 bert-bge unigram gemma4".split()
+NAMES = "gpt-2 llama-bpe qwen2 deepseek-llm starcoder mpt llama-spm bert-bge unigram gemma4".split()
 
 
 def ours(path, text):
@@ -31,8 +32,17 @@ def ours(path, text):
     return float(line.split("encode ")[1].split(" ")[0])
 
 
-def peer(v, text):
-    encode = ORACLES[v.model](v)
+def unigram_tokenizer(v):
+    """tokenizers' Unigram, as T5's tokenizer.json builds it."""
+    pieces = [(t, s) for t, s in zip(v.tokens, v.scores)]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2, byte_fallback=False))
+    tokenizer.normalizer = normalizers.Precompiled(v.charsmap)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    return Oracle(lambda text: tokenizer.encode(text, add_special_tokens=False), lambda encoding: encoding.ids)
+
+
+def peer(v, text, library):
+    encode = unigram_tokenizer(v) if (library, v.model) == ("tokenizers", "t5") else ORACLES[v.model](v)
     data = text.read_text(encoding="utf-8")
     best, started = float("inf"), time.perf_counter()
     while best == float("inf") or time.perf_counter() - started < 3:
@@ -53,9 +63,10 @@ def main():
         trained = HERE.parent / "tests" / "data" / "vocab" / f"{name}.gguf.zlib"
         path = unpacked(trained) if name in TRAINED else args.source / f"ggml-vocab-{name}.gguf"
         v = Vocabulary(path, {})
-        theirs, mine = peer(v, args.text), ours(path, args.text)
-        library = "sentencepiece" if v.model in ("llama", "t5") else "tokenizers"
-        print(f"{name} | {library} | {theirs:.2f} | {mine:.2f} | {mine / theirs:.1f}", flush=True)
+        peers = {"llama": ["sentencepiece"], "t5": ["tokenizers", "sentencepiece"]}
+        for library in peers.get(v.model, ["tokenizers"]):
+            theirs, mine = peer(v, args.text, library), ours(path, args.text)
+            print(f"{name} | {library} | {theirs:.2f} | {mine:.2f} | {mine / theirs:.1f}", flush=True)
 
 
 main()

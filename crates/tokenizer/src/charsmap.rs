@@ -30,6 +30,8 @@ pub struct CharsMap {
     replacements: String,
     /// Bytes that no key begins with are copied without a walk.
     begins: [bool; 256],
+    /// ASCII characters that stay as they are where another one follows: no key is the one alone or begins with both.
+    stays: [bool; 128],
 }
 
 impl CharsMap {
@@ -53,8 +55,12 @@ impl CharsMap {
         if replacements.split('\0').any(|replacement| replacement.len() > REPLACEMENT_BYTES_MAX) {
             return Err(bad("a replacement is longer than 1024 bytes"));
         }
-        let mut map = Self { units, replacements: replacements.to_owned(), begins: [true; 256] };
+        let mut map = Self { units, replacements: replacements.to_owned(), begins: [true; 256], stays: [false; 128] };
         map.begins = std::array::from_fn(|byte| map.step(0, byte as u8).is_some());
+        map.stays = std::array::from_fn(|byte| {
+            let Some(node) = map.step(0, byte as u8) else { return true };
+            map.units[node] >> 8 & 1 == 0 && (0..128).all(|next| map.step(node, next).is_none())
+        });
         Ok(map)
     }
 
@@ -64,6 +70,16 @@ impl CharsMap {
         let next = node ^ offset(*self.units.get(node)?) ^ usize::from(byte);
         let unit = *self.units.get(next)?;
         (unit & (1 << 31 | 0xFF) == u32::from(byte)).then_some(next)
+    }
+
+    /// How many bytes at the start of `text` are ASCII characters other than spaces that stay as they are.
+    #[inline]
+    pub fn plain_prefix(&self, text: &str) -> usize {
+        let bytes = text.as_bytes();
+        let pairs = bytes.iter().zip(bytes.get(1..).unwrap_or_default());
+        pairs
+            .take_while(|&(&byte, &next)| byte < 128 && next < 128 && byte != b' ' && self.stays[usize::from(byte)])
+            .count()
     }
 
     /// What the longest key at the start of `text` becomes, and the key's length; `None` where no key is there.
@@ -122,6 +138,9 @@ mod tests {
         let map = CharsMap::new(&lowercase_a()).unwrap();
         assert_eq!(map.longest_prefix("AB"), Some(("a", 1)));
         assert_eq!(map.longest_prefix("B"), None);
+        assert_eq!(map.plain_prefix("bcAb"), 2);
+        assert_eq!(map.plain_prefix("bc é"), 2);
+        assert_eq!(map.plain_prefix("bé"), 0);
         assert_eq!(map.longest_prefix(""), None);
     }
 

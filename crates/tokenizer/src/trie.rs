@@ -71,7 +71,12 @@ impl Trie {
     pub fn child(&self, node: Node, byte: u8) -> Option<Node> {
         let (first, end) = (self.first[node.0 as usize], self.first[node.0 as usize + 1]);
         let labels = &self.labels[first as usize..end as usize];
-        labels.iter().position(|&label| label == byte).map(|at| Node(first + at as u32))
+        // Labels are in order. Most nodes have few children, where looking at each is faster.
+        let at = match labels.len() {
+            0..=8 => labels.iter().position(|&label| label == byte),
+            _ => labels.binary_search(&byte).ok(),
+        };
+        at.map(|at| Node(first + at as u32))
     }
 
     /// The number of the string that ends at a node.

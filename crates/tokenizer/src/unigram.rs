@@ -1,8 +1,8 @@
 //! Unigram (Kudo 2018, arXiv:1804.10959): of all ways to cut a text into pieces, the one with the highest sum of scores.
 //!
-//! SentencePiece's library is the reference, down to its arithmetic: a path's score is kept as an f32 and a piece's is
-//! added in double precision, which decides between paths that score the same in exact numbers. (PyPI `tokenizers`
-//! keeps doubles and normalizes by grapheme, and so differs in such cases.)
+//! SentencePiece's library (0.2.3) is the reference, down to its arithmetic: scores add up in single precision, which
+//! decides between paths that score the same in exact numbers. (Older versions of it, llama.cpp and PyPI `tokenizers`
+//! add in double precision, and the last one normalizes by grapheme; they differ in such cases.)
 
 use crate::charsmap::CharsMap;
 use crate::spm::{SPACE_MARK, byte_of_piece};
@@ -134,6 +134,13 @@ impl Unigram {
         }
         let mut after_space = self.merge_spaces;
         while !rest.is_empty() {
+            let (plain, others) = rest.split_at(self.plain_prefix(rest));
+            if !plain.is_empty() {
+                out.push_str(plain);
+                after_space = false;
+                rest = others;
+                continue;
+            }
             let (mut mapped, len) = self.next_mapped(rest);
             rest = &rest[len..];
             if after_space {
@@ -160,6 +167,15 @@ impl Unigram {
             out.push_str(SPACE_MARK);
         }
         Ok(())
+    }
+
+    /// How much of the text comes through as it is, at least.
+    #[inline]
+    fn plain_prefix(&self, text: &str) -> usize {
+        match &self.charsmap {
+            Some(map) => map.plain_prefix(text),
+            None => text.find(' ').unwrap_or(text.len()),
+        }
     }
 
     /// What comes next of a text that is not empty, and how many bytes it was before.
@@ -191,18 +207,18 @@ impl Unigram {
                 cut = pos;
             }
             let start = (pos - cut) as u32;
-            let score_here = f64::from(best[pos - cut].score);
+            let score_here = best[pos - cut].score;
             let one = char_len(text[pos]);
             let mut has_character = false;
-            let mut arrive = |end: usize, score: f64, id: u32| {
+            let mut arrive = |end: usize, score: f32, id: u32| {
                 reach = reach.max(end);
                 let at = end - cut;
                 if at >= best.len() {
                     best.resize(at + 1, Best { score: 0.0, id: NO_PATH, start: 0 });
                 }
                 let there = &mut best[at];
-                if there.id == NO_PATH || score > f64::from(there.score) {
-                    *there = Best { score: score as f32, id, start };
+                if there.id == NO_PATH || score > there.score {
+                    *there = Best { score, id, start };
                 }
             };
             let mut node = self.trie.root(text[pos]);
@@ -216,8 +232,7 @@ impl Unigram {
                 end += 1;
             }
             if !has_character {
-                // The library adds these two in single precision.
-                arrive(pos + one, f64::from(self.score_unknown + score_here as f32), UNKNOWN);
+                arrive(pos + one, self.score_unknown + score_here, UNKNOWN);
             }
             pos += one;
         }
@@ -225,12 +240,12 @@ impl Unigram {
     }
 
     #[inline]
-    fn score(&self, id: u32, bytes: usize) -> f64 {
+    fn score(&self, id: u32, bytes: usize) -> f32 {
         if self.user_defined[id as usize] {
             // Close to nothing, so that such a piece is nearly always taken.
-            return f64::from(bytes as f32 * self.score_max) - 0.1;
+            return bytes as f32 * self.score_max - 0.1;
         }
-        f64::from(self.scores[id as usize])
+        self.scores[id as usize]
     }
 
     /// Appends the tokens of the best path to the end of the table.

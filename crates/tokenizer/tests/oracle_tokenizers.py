@@ -5,7 +5,7 @@
 VOCABULARIES is a folder with llama.cpp's `ggml-vocab-*.gguf`, beside which those of `data/vocab` (made by
 `train_vocabularies.py`) are used; one case file for each tokenizer below is written into
 TARGET. `HUBLAB_ORACLE_CASES=TARGET cargo test -p hublabio-tokenizer --test oracle` then compares. The committed sample
-in `data/oracle` was made with `--texts 60 --committed`, which leaves out long texts and what needs vocabularies that are
+in `data/oracle` was made with `--texts 40 --committed`, which leaves out long texts and what needs vocabularies that are
 not committed. Needs PyPI `gguf`, `tokenizers`, `sentencepiece`.
 
 The oracle is built from the vocabulary in the file and the pre-tokenizer pattern that the models' own tokenizer.json

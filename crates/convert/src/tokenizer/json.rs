@@ -1,4 +1,4 @@
-//! `tokenizer.json`, the format of the `tokenizers` library, as far as it is BPE.
+//! `tokenizer.json`, the format of the `tokenizers` library: BPE, WordPiece and Unigram.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -16,6 +16,15 @@ pub enum Kind {
     ByteLevel,
     /// Characters are as they are, spaces are `▁`, and what has no token becomes `<0x00>` … `<0xFF>` (SentencePiece).
     ByteFallback,
+    /// Words are cut into the longest pieces (BERT); what has none is unknown.
+    WordPiece {
+        /// Whether letters become small ones.
+        lowercase: bool,
+        /// Whether letters lose their accents.
+        strip_accents: bool,
+    },
+    /// The likeliest pieces by their scores (T5).
+    Unigram,
 }
 
 /// What a file says beside its model: all that is read of it where `tokenizer.model` is the model.
@@ -49,8 +58,14 @@ pub struct TokenizerJson {
     pub kind: Kind,
     /// Tokens and their ids, without the added ones.
     pub vocabulary: BTreeMap<String, u32>,
-    /// Pairs, the first to be merged first.
+    /// Pairs, the first to be merged first; of BPE only.
     pub merges: Vec<(String, String)>,
+    /// Scores by id; of Unigram only.
+    pub scores: Vec<f32>,
+    /// SentencePiece's character map, where Unigram has one.
+    pub charsmap: Vec<u8>,
+    /// Whether runs of spaces become one and those at the ends go; of Unigram only.
+    pub merges_spaces: bool,
     /// The rest of the file.
     pub beside: Beside,
     /// The token for what has none.
@@ -75,9 +90,14 @@ impl TokenizerJson {
         // The first files had no type; BPE is the one with merges.
         let untyped = if model.get("merges").is_some() { "BPE" } else { "unknown" };
         let model_type = model.get("type").and_then(Value::as_str).unwrap_or(untyped);
-        if model_type != "BPE" {
-            let problem = format!("a tokenizer of the type {model_type}");
-            return Err(Error::malformed(problem, "only BPE can be converted"));
+        match model_type {
+            "BPE" => {}
+            "WordPiece" => return Self::word_piece(&document, model),
+            "Unigram" => return Self::unigram(&document, model),
+            _ => {
+                let problem = format!("a tokenizer of the type {model_type}");
+                return Err(Error::malformed(problem, "only BPE, WordPiece and Unigram can be converted"));
+            }
         }
         let steps = pre::steps(part("pre_tokenizer"));
         let byte_level = steps.iter().any(|step| step.kind == "ByteLevel")
@@ -122,10 +142,119 @@ impl TokenizerJson {
             kind,
             vocabulary: vocabulary(model)?,
             merges: merges(model)?,
+            scores: Vec::new(),
+            charsmap: Vec::new(),
+            merges_spaces: false,
             beside: Beside::read(&document)?,
             unknown: model.get("unk_token").and_then(Value::as_str).map(str::to_owned),
             pre: pre::name(&steps, flag("ignore_merges")),
             adds_space_prefix: prepends || steps.iter().find(metaspace).is_some_and(pre::Step::prepends),
+            notes,
+        })
+    }
+
+    /// BERT's: the words are those of its normalizer and pre-tokenizer, which GGUF's `bert` means.
+    fn word_piece(document: &Value, model: &Value) -> Result<Self, Error> {
+        let part = |name: &str| document.get(name).filter(|part| !part.is_null());
+        let unlike = |problem: String| Error::malformed(problem, "GGUF has no tokenizer of this kind");
+        let prefix = model.get("continuing_subword_prefix").and_then(Value::as_str).unwrap_or("##");
+        if prefix != "##" {
+            return Err(unlike(format!("WordPiece with the prefix {prefix:?}")));
+        }
+        let (mut lowercase, mut strip_accents) = (false, None);
+        let mut notes = Vec::new();
+        for step in flattened(part("normalizer"), "normalizers") {
+            let flag = |name: &str| step.get(name).and_then(Value::as_bool);
+            match kind(step) {
+                "BertNormalizer" => {
+                    lowercase |= flag("lowercase").unwrap_or(true);
+                    strip_accents = strip_accents.or(flag("strip_accents"));
+                    for name in ["clean_text", "handle_chinese_chars"] {
+                        if flag(name) == Some(false) {
+                            notes.push(format!("GGUF has no place for {name} = false of tokenizer.json: it is done"));
+                        }
+                    }
+                }
+                "Lowercase" => lowercase = true,
+                "StripAccents" => strip_accents = Some(true),
+                // The first half of taking accents off, which is done where they are.
+                "NFD" => {}
+                other => notes.push(format!(
+                    "GGUF has no place for the normalizer {other} of tokenizer.json: text is not normalized by it"
+                )),
+            }
+        }
+        for step in pre::steps(part("pre_tokenizer")) {
+            if step.kind != "BertPreTokenizer" {
+                return Err(unlike(format!("WordPiece with the pre-tokenizer {}", step.kind)));
+            }
+        }
+        let strip_accents = strip_accents.unwrap_or(lowercase);
+        Ok(Self {
+            kind: Kind::WordPiece { lowercase, strip_accents },
+            vocabulary: vocabulary(model)?,
+            merges: Vec::new(),
+            scores: Vec::new(),
+            charsmap: Vec::new(),
+            merges_spaces: false,
+            beside: Beside::read(document)?,
+            unknown: Some(model.get("unk_token").and_then(Value::as_str).unwrap_or("[UNK]").to_owned()),
+            pre: Some("default"),
+            adds_space_prefix: false,
+            notes,
+        })
+    }
+
+    /// T5's and XLM-R's: SentencePiece's unigram model, with its character map as the normalizer `Precompiled`.
+    fn unigram(document: &Value, model: &Value) -> Result<Self, Error> {
+        let part = |name: &str| document.get(name).filter(|part| !part.is_null());
+        let (mut charsmap, mut merges_spaces) = (Vec::new(), false);
+        let mut notes = Vec::new();
+        for step in flattened(part("normalizer"), "normalizers") {
+            let text_of = |name: &str| step.get(name).and_then(Value::as_str);
+            let regex = step.get("pattern").and_then(|pattern| pattern.get("Regex")).and_then(Value::as_str);
+            match kind(step) {
+                "Precompiled" => {
+                    let text = text_of("precompiled_charsmap").unwrap_or_default();
+                    charsmap = base64(text)
+                        .ok_or_else(|| Error::malformed("`precompiled_charsmap` is not base64", BAD_FILE))?;
+                }
+                "Replace" if regex == Some(" {2,}") => merges_spaces = true,
+                "Strip" => {}
+                other => notes.push(format!(
+                    "GGUF has no place for the normalizer {other} of tokenizer.json: text is not normalized by it"
+                )),
+            }
+        }
+        let steps = pre::steps(part("pre_tokenizer"));
+        // Splitting at white space also drops it, which leaves single spaces.
+        merges_spaces |= steps.iter().any(|step| step.kind == "WhitespaceSplit");
+        let metaspace = steps.iter().find(|step| step.kind == "Metaspace");
+        let list = model.get("vocab").and_then(Value::as_array);
+        let list = list.ok_or_else(|| Error::malformed("there is no `model.vocab`", BAD_FILE))?;
+        let mut vocabulary = BTreeMap::new();
+        let mut scores = Vec::with_capacity(list.len());
+        for (id, entry) in (0..).zip(list) {
+            let bad = || Error::malformed(format!("piece {id} is not a text and a score"), BAD_FILE);
+            let text = entry.get(0).and_then(Value::as_str).ok_or_else(bad)?;
+            let score = entry.get(1).and_then(Value::as_f64).ok_or_else(bad)?;
+            if let Some(other) = vocabulary.insert(text.to_owned(), id) {
+                return Err(Error::malformed(format!("pieces {other} and {id} are both {text:?}"), BAD_FILE));
+            }
+            scores.push(score as f32);
+        }
+        let unknown = model.get("unk_id").and_then(Value::as_u64).and_then(|id| list.get(usize::try_from(id).ok()?));
+        Ok(Self {
+            kind: Kind::Unigram,
+            vocabulary,
+            merges: Vec::new(),
+            scores,
+            charsmap,
+            merges_spaces,
+            beside: Beside::read(document)?,
+            unknown: unknown.and_then(|entry| entry.get(0)?.as_str()).map(str::to_owned),
+            pre: Some("default"),
+            adds_space_prefix: metaspace.is_some_and(pre::Step::prepends),
             notes,
         })
     }
@@ -165,6 +294,29 @@ fn vocabulary(model: &Value) -> Result<BTreeMap<String, u32>, Error> {
         tokens.insert(text.clone(), id);
     }
     Ok(tokens)
+}
+
+/// Bytes written in the usual alphabet of 64 letters; `None` if a letter is none of them.
+fn base64(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    let (mut bits, mut held) = (0_u32, 0);
+    for letter in text.trim_end_matches('=').bytes() {
+        let value = match letter {
+            b'A'..=b'Z' => letter - b'A',
+            b'a'..=b'z' => letter - b'a' + 26,
+            b'0'..=b'9' => letter - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        bits = bits << 6 | u32::from(value);
+        held += 6;
+        if held >= 8 {
+            held -= 8;
+            bytes.push((bits >> held) as u8);
+        }
+    }
+    Some(bytes)
 }
 
 /// Merges come as `"left right"`, or as `["left", "right"]`.
@@ -251,11 +403,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_bpe_is_refused_by_name() {
+    fn what_is_no_known_model_is_refused_by_name() {
         refused("", "not valid JSON");
         refused("[]", "no `model`");
         refused(r#"{"model":null}"#, "no `model`");
-        refused(r#"{"model":{"type":"Unigram"}}"#, "Unigram");
+        refused(r#"{"model":{"type":"WordLevel"}}"#, "WordLevel");
+        refused(r#"{"model":{"type":"Unigram"}}"#, "no `model.vocab`");
+        refused(r#"{"model":{"type":"Unigram","vocab":[["a"]]}}"#, "piece 0");
+        refused(r#"{"model":{"type":"Unigram","vocab":[["a",0],["a",1]]}}"#, "both");
+        let normalizer = r#""normalizer":{"type":"Precompiled","precompiled_charsmap":"?"}"#;
+        refused(&format!(r#"{{{normalizer},"model":{{"type":"Unigram","vocab":[]}}}}"#), "base64");
+        refused(r#"{"model":{"type":"WordPiece","continuing_subword_prefix":"@","vocab":{}}}"#, "prefix");
+        let split = r#""pre_tokenizer":{"type":"Whitespace"}"#;
+        refused(&format!(r#"{{{split},"model":{{"type":"WordPiece","vocab":{{}}}}}}"#), "Whitespace");
         refused(r#"{"model":{"type":"BPE","vocab":{},"merges":[]}}"#, "neither over bytes");
         let bpe = |rest: &str| format!(r#"{{"model":{{"type":"BPE","byte_fallback":true,{rest}}}}}"#);
         refused(&bpe(r#""merges":[]"#), "no `model.vocab`");
@@ -267,6 +427,26 @@ mod tests {
         refused(&bpe(r#""vocab":{},"merges":[1]"#), "is no pair");
         refused(&bpe(r#""vocab":{},"merges":[],"end_of_word_suffix":"</w>""#), "end_of_word_suffix");
         refused(r#"{"model":{"byte_fallback":true,"vocab":{},"merges":[]},"added_tokens":[{"id":1}]}"#, "added_tokens");
+    }
+
+    #[test]
+    fn word_piece_and_unigram_are_read() {
+        let text = r###"{"normalizer":{"type":"BertNormalizer","lowercase":true,"strip_accents":null},
+            "pre_tokenizer":{"type":"BertPreTokenizer"},
+            "model":{"type":"WordPiece","unk_token":"[UNK]","vocab":{"[UNK]":0,"a":1,"##b":2}}}"###;
+        let tokenizer = TokenizerJson::parse(text.as_bytes()).unwrap();
+        assert_eq!(tokenizer.kind, Kind::WordPiece { lowercase: true, strip_accents: true });
+        assert_eq!(tokenizer.vocabulary["##b"], 2);
+
+        let text = r#"{"normalizer":{"type":"Sequence","normalizers":[
+            {"type":"Precompiled","precompiled_charsmap":"AQIDBA=="},
+            {"type":"Replace","pattern":{"Regex":" {2,}"},"content":" "}]},
+            "pre_tokenizer":{"type":"Metaspace","prepend_scheme":"always"},
+            "model":{"type":"Unigram","unk_id":1,"vocab":[["<pad>",0.0],["<unk>",0.0],["a",-1.5]]}}"#;
+        let tokenizer = TokenizerJson::parse(text.as_bytes()).unwrap();
+        assert_eq!((tokenizer.kind, tokenizer.charsmap.as_slice()), (Kind::Unigram, &[1, 2, 3, 4][..]));
+        assert_eq!((tokenizer.scores[2], tokenizer.unknown.as_deref()), (-1.5, Some("<unk>")));
+        assert!(tokenizer.adds_space_prefix && tokenizer.merges_spaces && tokenizer.notes.is_empty());
     }
 
     #[test]

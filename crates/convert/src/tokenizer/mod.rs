@@ -2,10 +2,13 @@
 //!
 //! | files | `tokenizer.ggml.model` |
 //! |---|---|
-//! | `tokenizer.model` (SentencePiece) | `llama`, with its own scores |
+//! | `tokenizer.model` (SentencePiece, BPE) | `llama`, with its own scores |
+//! | `tokenizer.model` (SentencePiece, unigram) | `t5`, with its scores and its character map |
 //! | `tokenizer.json`, BPE over bytes | `gpt2`, with merges and the name of the pre-tokenizer |
 //! | `tokenizer.json`, WordPiece, of an encoder | `bert` |
 //! | `tokenizer.json`, BPE with bytes as a way out | `llama`, with scores from the order of the merges |
+//! | `tokenizer.json`, WordPiece | `bert`, with `▁` before what begins a word instead of `##` before what does not |
+//! | `tokenizer.json`, Unigram | `t5` |
 //!
 //! `tokenizer.model` comes first, as it is what the other was made from. `tokenizer_config.json`, `added_tokens.json`,
 //! `special_tokens_map.json` and `chat_template.jinja` add what they know.
@@ -19,7 +22,7 @@ mod wordpiece;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
-use hublabio_gguf::Value;
+use hublabio_gguf::{Array, Value};
 use serde_json::Value as Json;
 
 use crate::checkpoint::{read_file, read_json, read_text};
@@ -128,12 +131,11 @@ pub(crate) fn read(folder: &Path, config: &Config, family: Family, n_vocab: u32)
     let tokens = match (&pieces, &tokenizer_json) {
         (Some(pieces), _) => {
             let tokens = from_pieces(pieces, beside, &added, n_vocab).map_err(|e| e.in_file(&piece_path))?;
-            write_llama(&mut out, &tokens);
-            if !pieces.is_bpe {
-                out.notes.push(
-                    "tokenizer.model is a unigram model; GGUF's `llama` merges by score, which gives other tokens for some texts"
-                        .to_owned(),
-                );
+            if pieces.is_bpe {
+                write_scored(&mut out, "llama", &tokens);
+            } else {
+                write_scored(&mut out, "t5", &tokens);
+                write_unigram(&mut out, &pieces.charsmap, pieces.remove_extra_whitespaces);
             }
             tokens
         }
@@ -170,12 +172,20 @@ pub(crate) fn read(folder: &Path, config: &Config, family: Family, n_vocab: u32)
     Ok(out)
 }
 
-fn write_llama(out: &mut Entries, tokens: &Tokens) {
-    out.push("model", "llama");
+fn write_scored(out: &mut Entries, model: &str, tokens: &Tokens) {
+    out.push("model", model);
     out.push("pre", "default");
     out.push("tokens", tokens.texts.clone());
     out.push("scores", tokens.scores.clone());
     out.push("token_type", type_ids(tokens));
+}
+
+/// What `t5` has beside its pieces. A model without a character map leaves text as it is.
+fn write_unigram(out: &mut Entries, charsmap: &[u8], merges_spaces: bool) {
+    if !charsmap.is_empty() {
+        out.push("precompiled_charsmap", Value::Array(Array::U8(charsmap.to_vec())));
+    }
+    out.push("remove_extra_whitespaces", merges_spaces);
 }
 
 fn type_ids(tokens: &Tokens) -> Vec<i32> {
@@ -272,9 +282,10 @@ fn from_pieces(
 
 fn from_json(json: &TokenizerJson, added: &[AddedToken], n_vocab: u32, out: &mut Entries) -> Result<Tokens, Error> {
     let mut tokens = Tokens::unused(n_vocab);
-    let byte_level = json.kind == Kind::ByteLevel;
-    let scores = if byte_level { HashMap::new() } else { json.merge_scores() };
+    let scores = if json.kind == Kind::ByteFallback { json.merge_scores() } else { HashMap::new() };
     let unreached = 0.0 - json.merges.len() as f32;
+    let is_unknown = |text: &str| json.unknown.as_deref() == Some(text);
+    let with_unknown = matches!(json.kind, Kind::ByteFallback | Kind::Unigram);
     let told: HashSet<u32> = json.beside.added.iter().map(|token| token.id).collect();
     for (text, &id) in &json.vocabulary {
         if id >= n_vocab && told.contains(&id) {
@@ -283,41 +294,70 @@ fn from_json(json: &TokenizerJson, added: &[AddedToken], n_vocab: u32, out: &mut
         if id >= n_vocab {
             return Err(too_many(id.into(), n_vocab));
         }
-        let (score, ty) = match byte_level {
-            true => (0.0, TokenType::Normal),
-            false if json::is_byte(text) => (0.0, TokenType::Byte),
-            false if json.unknown.as_deref() == Some(text) => (0.0, TokenType::Unknown),
-            false => (scores.get(text).copied().unwrap_or(unreached), TokenType::Normal),
+        let (score, ty) = match json.kind {
+            Kind::ByteLevel | Kind::WordPiece { .. } => (0.0, TokenType::Normal),
+            _ if json::is_byte(text) => (0.0, TokenType::Byte),
+            _ if is_unknown(text) => (0.0, TokenType::Unknown),
+            Kind::Unigram => (json.scores.get(id as usize).copied().unwrap_or_default(), TokenType::Normal),
+            Kind::ByteFallback => (scores.get(text).copied().unwrap_or(unreached), TokenType::Normal),
         };
-        tokens.set(id, text, score, ty);
+        let marked = matches!(json.kind, Kind::WordPiece { .. }).then(|| marked_piece(text));
+        tokens.set(id, marked.as_deref().unwrap_or(text), score, ty);
     }
     // What tokenizer.json says of a token is what its tokenizer does.
     let others = added.iter().filter(|token| !told.contains(&token.id));
     for token in others.chain(&json.beside.added).filter(|token| token.id < n_vocab) {
-        let is_unknown = !byte_level && json.unknown.as_deref() == Some(token.text.as_str());
         tokens.add(token);
-        if is_unknown {
+        if with_unknown && is_unknown(&token.text) {
             tokens.set(token.id, &token.text, 0.0, TokenType::Unknown);
         }
     }
     out.notes.extend(json.notes.iter().cloned());
-    if byte_level {
-        out.push("model", "gpt2");
-        if json.pre.is_none() {
-            out.notes.push(
-                "the pre-tokenizer of tokenizer.json is not one that GGUF has a name for: the file says `default`, \
-                 and some texts will be cut into other tokens than the model was trained with"
-                    .to_owned(),
-            );
+    match json.kind {
+        Kind::ByteLevel => write_byte_level(json, &tokens, out),
+        Kind::ByteFallback => write_scored(out, "llama", &tokens),
+        Kind::Unigram => {
+            write_scored(out, "t5", &tokens);
+            write_unigram(out, &json.charsmap, json.merges_spaces);
         }
-        out.push("pre", json.pre.unwrap_or("default"));
-        out.push("tokens", tokens.texts.clone());
-        out.push("token_type", type_ids(&tokens));
-        out.push("merges", json.merge_lines());
-    } else {
-        write_llama(out, &tokens);
+        Kind::WordPiece { lowercase, strip_accents } => {
+            out.push("model", "bert");
+            out.push("pre", "default");
+            out.push("tokens", tokens.texts.clone());
+            out.push("token_type", type_ids(&tokens));
+            // Readers lowercase unless a file says otherwise, and strip accents where they lowercase.
+            if !lowercase {
+                out.push("normalizer.lowercase", false);
+            }
+            if strip_accents != lowercase {
+                out.push("normalizer.strip_accents", strip_accents);
+            }
+        }
     }
     Ok(tokens)
+}
+
+fn write_byte_level(json: &TokenizerJson, tokens: &Tokens, out: &mut Entries) {
+    out.push("model", "gpt2");
+    if json.pre.is_none() {
+        out.notes.push(
+            "the pre-tokenizer of tokenizer.json is not one that GGUF has a name for: the file says `default`, \
+             and some texts will be cut into other tokens than the model was trained with"
+                .to_owned(),
+        );
+    }
+    out.push("pre", json.pre.unwrap_or("default"));
+    out.push("tokens", tokens.texts.clone());
+    out.push("token_type", type_ids(tokens));
+    out.push("merges", json.merge_lines());
+}
+
+/// A piece of WordPiece as GGUF writes it: `▁` before what begins a word, nothing before what goes on.
+fn marked_piece(text: &str) -> String {
+    if text.starts_with('[') && text.ends_with(']') {
+        return text.to_owned();
+    }
+    text.strip_prefix("##").map_or_else(|| format!("▁{text}"), str::to_owned)
 }
 
 /// Whether text gets a space in front; `None` leaves it to what readers do with `llama`: it does.
@@ -337,7 +377,7 @@ fn space_prefix(
     }
     let adds = match (pieces, json) {
         (Some(pieces), _) => pieces.add_dummy_prefix,
-        (None, Some(json)) => json.kind == Kind::ByteLevel || json.adds_space_prefix,
+        (None, Some(json)) => matches!(json.kind, Kind::ByteLevel | Kind::WordPiece { .. }) || json.adds_space_prefix,
         (None, None) => true,
     };
     Ok((!adds).then_some(false))
@@ -419,6 +459,54 @@ mod tests {
         for text in ["<|>", "pad", "<unused", "|>", "<b>", "▁▁"] {
             assert!(!looks_special(text), "{text}");
         }
+    }
+
+    #[test]
+    fn pieces_that_begin_a_word_are_marked() {
+        let marked = ["a", "##a", "[CLS]", "[", "#"].map(marked_piece);
+        assert_eq!(marked, ["▁a", "a", "[CLS]", "▁[", "▁#"]);
+    }
+
+    fn convert(text: &str, n_vocab: u32) -> (Tokens, Vec<(String, Value)>) {
+        let mut out = Entries::default();
+        let json = TokenizerJson::parse(text.as_bytes()).unwrap();
+        let tokens = from_json(&json, &[], n_vocab, &mut out).unwrap();
+        (tokens, out.entries)
+    }
+
+    fn entry<'a>(entries: &'a [(String, Value)], key: &str) -> Option<&'a Value> {
+        entries.iter().find(|(name, _)| name == &format!("tokenizer.ggml.{key}")).map(|(_, value)| value)
+    }
+
+    #[test]
+    fn word_piece_becomes_bert() {
+        let (tokens, entries) = convert(
+            r###"{"normalizer":{"type":"BertNormalizer","lowercase":false,"strip_accents":true},
+            "added_tokens":[{"id":0,"content":"[UNK]","special":true}],
+            "model":{"type":"WordPiece","vocab":{"[UNK]":0,"a":1,"##b":2}}}"###,
+            4,
+        );
+        assert_eq!(tokens.texts, ["[UNK]", "▁a", "b", "[PAD3]"]);
+        assert_eq!(tokens.types[0], TokenType::Control);
+        assert_eq!(entry(&entries, "model"), Some(&Value::from("bert")));
+        assert_eq!(entry(&entries, "normalizer.lowercase"), Some(&Value::from(false)));
+        assert_eq!(entry(&entries, "normalizer.strip_accents"), Some(&Value::from(true)));
+        assert_eq!(entry(&entries, "scores"), None);
+    }
+
+    #[test]
+    fn unigram_becomes_t5() {
+        let (tokens, entries) = convert(
+            r#"{"normalizer":{"type":"Precompiled","precompiled_charsmap":"AAAAAA=="},
+            "added_tokens":[{"id":0,"content":"</s>","special":true}],
+            "model":{"type":"Unigram","unk_id":1,"vocab":[["</s>",0.0],["<unk>",0.0],["▁a",-1.5],["<0x0A>",-2.0]]}}"#,
+            4,
+        );
+        assert_eq!(tokens.types, [TokenType::Control, TokenType::Unknown, TokenType::Normal, TokenType::Byte]);
+        assert_eq!(tokens.scores[2], -1.5);
+        assert_eq!(entry(&entries, "model"), Some(&Value::from("t5")));
+        assert_eq!(entry(&entries, "precompiled_charsmap"), Some(&Value::Array(Array::U8(vec![0; 4]))));
+        assert_eq!(entry(&entries, "remove_extra_whitespaces"), Some(&Value::from(false)));
     }
 
     #[test]

@@ -51,6 +51,28 @@ const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\
 /// DeepSeek V3, after its splits of numbers and of Chinese and Japanese.
 const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
 
+/// Jais 2, after Llama 3's.
+const JAIS2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1}";
+/// MiniCPM 5, after its split of numbers.
+const MINICPM5: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Ling and other models of Bailing.
+const BAILING: &str =
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+";
+/// Seed-Coder.
+const SEED_CODER: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// EXAONE MoE.
+const EXAONE_MOE: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+";
+/// Ufakzeka: Qwen 2's without contractions.
+const UFAKZEKA: &str = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// BLOOM.
+const BLOOM: &str = r" ?[^(\s|[.,!?…。，、।۔،])]+";
+/// BLOOM, as llama.cpp lists it.
+const BLOOM_FLAT: &str = r" ?[^(\s|.,!?…。，、।۔،)]+";
+/// The first split of Command A and its relatives.
+const TRIPLES: &str = r"\d{1,3}(?=(?:\d{3})*\b)";
+
 /// What the steps are, in the order of their work.
 #[derive(Debug, PartialEq, Eq)]
 enum Cut<'a> {
@@ -88,6 +110,16 @@ pub fn name(steps: &[Step<'_>], ignore_merges: bool) -> Option<&'static str> {
         [Cut::Pattern(QWEN35)] => "qwen35",
         [Cut::Pattern(TEKKEN)] => "tekken",
         [Cut::Pattern(GPT4O)] => "gpt-4o",
+        [Cut::Pattern(TRIPLES), Cut::Pattern(GPT4O)] => "tiny_aya",
+        [Cut::Pattern(JAIS2)] => "jais-2",
+        [Cut::Pattern(r"\p{N}{1,3}"), Cut::Pattern(MINICPM5)] if ignore_merges => "minicpm5",
+        [Cut::Pattern(BAILING)] => "bailingmoe",
+        [Cut::Pattern(SEED_CODER)] => "seed-coder",
+        [Cut::Pattern(EXAONE_MOE)] => "exaone-moe",
+        [Cut::Pattern(UFAKZEKA)] => "ufakzeka",
+        [Cut::Pattern(BLOOM | BLOOM_FLAT)] => "bloom",
+        [Cut::Pattern(BLOOM | BLOOM_FLAT), number] if single_number(number) => "viking",
+        [Cut::Pattern(r"\p{N}+"), Cut::Pattern(r"(?=(\d{3})+(?!\d))")] => "superbpe",
         // SmolLM; also StarCoder 2, Command R and others.
         [number, Cut::Pattern(GPT2)] if single_number(number) => "smollm",
         [Cut::Punctuation, Cut::Pattern(GPT2), Cut::Digits(false), Cut::Pattern("[0-9][0-9][0-9]")]
@@ -163,6 +195,15 @@ mod tests {
         check(&sequence(&[split(LLAMA3), bytes(false)]), false, Some("dbrx"));
         check(&sequence(&[split(QWEN2), bytes(false)]), false, Some("qwen2"));
         check(&sequence(&[split(TEKKEN), bytes(false)]), true, Some("tekken"));
+        check(&sequence(&[split(GPT4O), bytes(false)]), false, Some("gpt-4o"));
+        check(&sequence(&[split(TRIPLES), split(GPT4O), bytes(false)]), false, Some("tiny_aya"));
+        check(&sequence(&[split(JAIS2), bytes(false)]), false, Some("jais-2"));
+        check(&sequence(&[split(BAILING), bytes(false)]), false, Some("bailingmoe"));
+        check(&sequence(&[split(SEED_CODER), bytes(false)]), false, Some("seed-coder"));
+        check(&sequence(&[split(EXAONE_MOE), bytes(false)]), false, Some("exaone-moe"));
+        check(&sequence(&[split(BLOOM), bytes(false)]), false, Some("bloom"));
+        check(&sequence(&[split(r"\p{N}{1,3}"), split(MINICPM5), bytes(false)]), true, Some("minicpm5"));
+        check(&sequence(&[split(r"\p{N}{1,3}"), split(MINICPM5), bytes(false)]), false, None);
         let digits = json!({"type": "Digits", "individual_digits": true});
         check(&sequence(&[digits.clone(), bytes(true)]), false, Some("smollm"));
         check(&sequence(&[split(r"\p{N}"), bytes(true)]), false, Some("smollm"));

@@ -6,7 +6,7 @@
 //! ```text
 //! ModelProto: 1 pieces (repeated) { 1 text, 2 score: f32, 3 type }
 //!             2 trainer { 3 model type, 40 unknown id, 41 BOS id, 42 EOS id, 43 padding id }
-//!             3 normalizer { 3 add a space before the text }
+//!             3 normalizer { 2 character map, 3 add a space before the text, 4 merge spaces }
 //! ```
 
 use crate::error::Error;
@@ -46,6 +46,10 @@ pub struct SentencePiece {
     pub is_bpe: bool,
     /// Whether a space is put before a text.
     pub add_dummy_prefix: bool,
+    /// Whether runs of spaces become one and those at the ends go.
+    pub remove_extra_whitespaces: bool,
+    /// Which characters become which, in the library's own form; empty for none.
+    pub charsmap: Vec<u8>,
     /// Ids of the unknown, BOS, EOS and padding piece, where there is one.
     pub special_ids: [(&'static str, Option<u32>); 4],
 }
@@ -61,6 +65,8 @@ impl SentencePiece {
             pieces: Vec::new(),
             is_bpe: false,
             add_dummy_prefix: true,
+            remove_extra_whitespaces: true,
+            charsmap: Vec::new(),
             special_ids: [("unk", Some(0)), ("bos", Some(1)), ("eos", Some(2)), ("pad", None)],
         };
         for field in Message(bytes) {
@@ -69,8 +75,11 @@ impl SentencePiece {
                 (2, Field::Bytes(bytes)) => model.trainer(bytes)?,
                 (3, Field::Bytes(bytes)) => {
                     for field in Message(bytes) {
-                        if let (3, Field::Number(add)) = field? {
-                            model.add_dummy_prefix = add != 0;
+                        match field? {
+                            (2, Field::Bytes(map)) => model.charsmap = map.to_vec(),
+                            (3, Field::Number(add)) => model.add_dummy_prefix = add != 0,
+                            (4, Field::Number(remove)) => model.remove_extra_whitespaces = remove != 0,
+                            _ => {}
                         }
                     }
                 }

@@ -57,7 +57,7 @@ pub fn write(sources: &Sources<'_>, out: &mut Entries) -> Result<(), Error> {
         out.push("eot_token_id", eot);
     }
     let added = sources.added_by_template(out);
-    for (role, by_template) in [("bos", added.bos), ("eos", added.eos)] {
+    for (role, by_template) in [("bos", added.bos), ("eos", added.eos), ("sep", added.sep)] {
         let key = format!("add_{role}_token");
         let by_settings = sources.settings.map(|settings| settings.bool_opt(&key)).transpose()?.flatten();
         if let Some(add) = by_template.or(by_settings) {
@@ -72,6 +72,7 @@ pub fn write(sources: &Sources<'_>, out: &mut Entries) -> Result<(), Error> {
 struct Added {
     bos: Option<bool>,
     eos: Option<bool>,
+    sep: Option<bool>,
 }
 
 impl Sources<'_> {
@@ -98,10 +99,25 @@ impl Sources<'_> {
     /// The text of a role's token: a string, or an object with the string as `content`.
     fn text(&self, role: &str) -> Option<&str> {
         let key = format!("{role}_token");
-        [self.settings, self.map].into_iter().flatten().find_map(|config| {
+        let named = [self.settings, self.map].into_iter().flatten().find_map(|config| {
             let entry = config.get(&key)?;
             entry.as_str().or_else(|| entry.get("content")?.as_str())
-        })
+        });
+        named.or_else(|| self.conventional(role))
+    }
+
+    /// BERT's own names, for files that name none: control tokens with these texts have no other use.
+    fn conventional(&self, role: &str) -> Option<&'static str> {
+        let text = match role {
+            "cls" => "[CLS]",
+            "sep" => "[SEP]",
+            "mask" => "[MASK]",
+            "unk" => "[UNK]",
+            "pad" => "[PAD]",
+            _ => return None,
+        };
+        let id = *self.ids.get(text)?;
+        (self.tokens.types[id as usize] == TokenType::Control).then_some(text)
     }
 
     fn added_by_template(&self, out: &mut Entries) -> Added {
@@ -115,6 +131,11 @@ impl Sources<'_> {
                     added.eos.get_or_insert(false);
                 }
                 "TemplateProcessing" => self.read_template(step, &mut added, out),
+                "BertProcessing" | "RobertaProcessing" => {
+                    added.bos = Some(true);
+                    let text = step.get("sep").and_then(|sep| sep.get(0)).and_then(Value::as_str);
+                    self.read_end(text, &mut added, out);
+                }
                 _ => {}
             }
         }
@@ -127,23 +148,30 @@ impl Sources<'_> {
             return;
         }
         let token = |piece: &Value| piece.get("SpecialToken")?.get("id")?.as_str().map(str::to_owned);
-        let mut is_role = |found: Option<String>, role: &str| {
-            let found = found?;
-            let same = match self.text(role) {
-                Some(text) => text == found,
-                // Nothing else says what the role's token is.
-                None => true,
-            };
-            if !same {
-                out.notes.push(format!("tokenizer.json puts {found} around a text, which is not its {role} token"));
-            }
-            Some(same)
-        };
-        if let Some(bos) = is_role(single.first().and_then(token), "bos") {
-            added.bos = Some(bos);
+        if let Some(first) = single.first().and_then(token) {
+            // BERT begins a text with its classification token, and has no other beginning.
+            let begins = self.text("bos").is_none() && self.text("cls") == Some(first.as_str());
+            added.bos = Some(begins || self.is_role(&first, "bos", out));
         }
-        if let Some(eos) = is_role(single.last().and_then(token), "eos") {
-            added.eos = Some(eos);
+        self.read_end(single.last().and_then(token).as_deref(), added, out);
+    }
+
+    /// What follows a text: EOS, or the separator where that is another token (BERT).
+    fn read_end(&self, found: Option<&str>, added: &mut Added, out: &mut Entries) {
+        let Some(found) = found else { return };
+        if self.text("eos") != Some(found) && self.text("sep") == Some(found) {
+            added.sep = Some(true);
+        } else {
+            added.eos = Some(self.is_role(found, "eos", out));
         }
+    }
+
+    fn is_role(&self, found: &str, role: &str, out: &mut Entries) -> bool {
+        // Where nothing else says what the role's token is, it is this one.
+        let same = self.text(role).is_none_or(|text| text == found);
+        if !same {
+            out.notes.push(format!("tokenizer.json puts {found} around a text, which is not its {role} token"));
+        }
+        same
     }
 }
