@@ -58,9 +58,11 @@ fn states_and_embeddings_equal_transformers() {
         assert_eq!(ours.len(), states.len());
         assert!(difference <= 1e-3 && distance <= 1e-4, "{name}: {difference}, {distance}");
         assert!((embedding.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() < 1e-5);
-        // Another pooling is another direction: the figures above could not hide a wrong one.
+        // Another pooling is another direction, outside of the limit: the figures above could not hide a wrong one. (All
+        // tokens of a text have much in common in these random models.)
         let other = if engine.default_pooling() == Pooling::Mean { Pooling::First } else { Pooling::Mean };
-        assert!(1.0 - cosine(&engine.embed(&ids, other).unwrap(), &pooled) > 1e-2, "{name}");
+        let elsewhere = 1.0 - cosine(&engine.embed(&ids, other).unwrap(), &pooled);
+        assert!(elsewhere > 5e-4, "{name}: the other pooling is only {elsewhere:.2e} away");
     }
 }
 

@@ -1,6 +1,5 @@
 //! Constraints over small vocabularies: what is allowed, what is refused, and that hostile input ends in an error.
 
-
 use hublabio_tokenizer::{TokenId, TokenType, Tokenizer, Vocabulary, VocabularyKind};
 use serde_json::{Value, json};
 
