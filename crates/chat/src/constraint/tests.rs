@@ -1,7 +1,5 @@
 //! Constraints over small vocabularies: what is allowed, what is refused, and that hostile input ends in an error.
 
-use std::time::Instant;
-
 use hublabio_tokenizer::{TokenId, TokenType, Tokenizer, Vocabulary, VocabularyKind};
 use serde_json::{Value, json};
 
@@ -364,13 +362,12 @@ fn a_vocabulary_without_an_end_is_refused() {
 
 /// Neither a hang nor a crash, and where an error is expected, one.
 fn bounded(name: &str, source: ConstraintSource, refused: bool) {
-    let start = Instant::now();
     let result = compile(source);
     let outcome = match &result {
         Ok(_) => "compiled".to_owned(),
         Err(error) => error.to_string().chars().take(120).collect(),
     };
-    println!("{name}: {:.2} s, {outcome}", start.elapsed().as_secs_f64());
+    println!("{name}: {outcome}");
     assert_eq!(result.is_err(), refused, "{name}: {outcome}");
     if let Ok(mut constraint) = result {
         // Masks are bounded as well; whether one is refused depends on the grammar.
