@@ -4,12 +4,13 @@ use std::ops::ControlFlow;
 
 use anyhow::Result;
 use hublabio_runtime::ai::tokenizer::TokenId;
-use hublabio_runtime::ai::{Finish, Generation, GenerationConfig, Stats};
+use hublabio_runtime::ai::{Answer, Finish, Generation, GenerationConfig, Stats};
 
 use crate::args::GenerationArgs;
 use crate::interrupt::Interrupt;
 use crate::model::{ModelName, OpenModel};
-use crate::output::{self, AnswerWriter};
+use crate::output;
+use crate::prompt::AnswerView;
 
 impl GenerationArgs {
     pub fn open(&self, name: &ModelName) -> Result<OpenModel> {
@@ -17,25 +18,31 @@ impl GenerationArgs {
     }
 
     pub fn generation_config(&self, model: &ModelName) -> GenerationConfig {
-        GenerationConfig { sampling: self.sampling.config(model), max_tokens: self.max_tokens }
+        GenerationConfig {
+            sampling: self.sampling.config(model),
+            max_tokens: self.max_tokens,
+            ..GenerationConfig::default()
+        }
     }
 }
 
-/// Streams the model's answer to standard output, up to and including the end of its last line.
+/// Streams the model's answer to `view`, up to and including the end of its last line. `calls_before`: how many tool
+/// calls the conversation has.
 pub fn answer(
     model: &mut OpenModel,
     prompt: &[TokenId],
     config: &GenerationConfig,
     interrupt: &Interrupt,
-) -> Result<Generation> {
-    let mut out = AnswerWriter::new();
+    mut view: AnswerView,
+    calls_before: usize,
+) -> Result<(Generation, Answer)> {
     let mut written = Ok(());
     let generation = model.engine.generate(prompt, config, &mut |text| {
-        written = out.piece(text);
+        written = view.piece(text);
         if written.is_err() || interrupt.requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     // Whatever happened, the cursor does not stay in the middle of a line.
-    let ended = out.end_line();
+    let (answer, ended) = view.finish(calls_before);
     written?;
     let generation = generation?;
     ended?;
@@ -45,7 +52,7 @@ pub fn answer(
         let advice = if context < trained { "raise --ctx" } else { "the model was trained for no more" };
         output::note(&format!("the answer was cut, because the context of {context} tokens is full: {advice}"));
     }
-    Ok(generation)
+    Ok((generation, answer))
 }
 
 /// The lines of `--stats`.

@@ -22,6 +22,7 @@ mod logits;
 mod model;
 mod output;
 mod perplexity;
+mod prompt;
 mod quantize;
 #[cfg(test)]
 mod reference;

@@ -257,6 +257,11 @@ impl Tokenizer {
         self.shield.shield(text, &self.user_defined)
     }
 
+    /// A text that holds shielded ones as the model will see it: the inverse of [`Tokenizer::shield`].
+    pub fn unshield<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        unshield(text)
+    }
+
     /// The bytes that `ids` stand for; the inverse of [`Tokenizer::encode`] with default options.
     ///
     /// # Errors

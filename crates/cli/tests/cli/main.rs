@@ -6,6 +6,7 @@ mod bad_input;
 mod convert;
 mod imatrix;
 mod program;
+mod prompts;
 mod quantize;
 #[cfg(unix)]
 mod signals;

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use hublabio_chat::{ChatTemplate, Message};
 use hublabio_engine::sampling::{Sampler, SamplingConfig};
 use hublabio_engine::{Input, Isa, KvCache, KvType, Model, ProductObserver, Row, Runner, SequenceId, Shard};
 use hublabio_gguf::GgufFile;
 use hublabio_tokenizer::{EncodeOptions, TokenId, Tokenizer};
 
+use super::chat::{TemplateResult, template_of};
 use super::vocabulary::take_tokenizer;
 use crate::error::{Error, Result};
 
@@ -41,23 +41,26 @@ pub struct GenerationConfig {
     pub sampling: SamplingConfig,
     /// At most so many new tokens; by default as many as the context holds.
     pub max_tokens: Option<usize>,
+    /// Control tokens that the answer shows as their texts, the others leaving nothing: the marks of tool calls and
+    /// reasoning ([`InferenceEngine::marks`](InferenceEngine::marks)).
+    pub shown_tokens: Vec<TokenId>,
 }
 
 impl GenerationConfig {
     /// Always the most likely token.
     #[must_use]
     pub fn greedy() -> Self {
-        Self { sampling: SamplingConfig::greedy(), max_tokens: None }
+        Self { sampling: SamplingConfig::greedy(), ..Self::default() }
     }
     /// For facts and code.
     #[must_use]
     pub fn precise() -> Self {
-        Self { sampling: SamplingConfig::precise(), max_tokens: None }
+        Self { sampling: SamplingConfig::precise(), ..Self::default() }
     }
     /// For stories.
     #[must_use]
     pub fn creative() -> Self {
-        Self { sampling: SamplingConfig::creative(), max_tokens: None }
+        Self { sampling: SamplingConfig::creative(), ..Self::default() }
     }
 }
 
@@ -128,8 +131,8 @@ pub struct InferenceEngine {
     pub(super) cache: KvCache,
     model: Arc<Model>,
     tokenizer: Option<Tokenizer>,
-    template: Option<TemplateResult>,
-    notices: Vec<String>,
+    pub(super) template: Option<TemplateResult>,
+    pub(super) notices: Vec<String>,
     context: usize,
     /// The sequence of the conversation, and its tokens.
     sequence: SequenceId,
@@ -177,7 +180,7 @@ impl InferenceEngine {
         let mut notices: Vec<String> = tokenizer.iter().flat_map(|t| t.warnings().to_vec()).collect();
         let template = match &tokenizer {
             // A broken template stops chat, not the rest.
-            Some(tokenizer) => Some(template(&file, tokenizer, &mut notices)?),
+            Some(tokenizer) => Some(template_of(&file, tokenizer, &mut notices)?),
             None => None,
         };
         let threads =
@@ -249,28 +252,6 @@ impl InferenceEngine {
         self.tokenizer.as_ref().ok_or(Error::NoTokenizer)
     }
 
-    /// The chat template: the file's own, or the built-in one that [`notices`](Self::notices) names.
-    ///
-    /// # Errors
-    /// When the file holds no tokenizer, or a template that is no Jinja.
-    pub fn chat_template(&self) -> Result<&ChatTemplate> {
-        self.template.as_ref().ok_or(Error::NoTokenizer)?.as_ref().map_err(|error| Error::Chat(error.clone()))
-    }
-
-    /// A conversation as the prompt for its next turn. A message that spells a control token stays text.
-    ///
-    /// # Errors
-    /// When the template refuses the conversation, or the file holds no tokenizer.
-    pub fn chat_prompt(&self, messages: &[Message]) -> Result<Vec<TokenId>> {
-        let tokenizer = self.tokenizer()?;
-        // Shielded text can never match a control token, and is otherwise encoded as it stands.
-        let shielded: Vec<Message> =
-            messages.iter().map(|m| Message::new(m.role.as_str(), tokenizer.shield(&m.content))).collect();
-        let rendered = self.chat_template()?.render(&shielded, true)?;
-        let options = EncodeOptions { add_eos: Some(false), ..EncodeOptions::template() };
-        Ok(tokenizer.encode(&rendered, options)?)
-    }
-
     /// A text as it stands as a prompt; BOS first where the model wants it.
     ///
     /// # Errors
@@ -322,9 +303,8 @@ impl InferenceEngine {
             logits = self.append(rows)?;
         }
         let mut prompt_done = None;
-        let max_tokens = config.max_tokens.unwrap_or(usize::MAX);
         let tokenizer = self.tokenizer.take().ok_or(Error::NoTokenizer)?;
-        let ended = self.decode(&tokenizer, &mut sampler, max_tokens, logits, &mut out, &mut |text| {
+        let ended = self.decode(&tokenizer, &mut sampler, config, logits, &mut out, &mut |text| {
             prompt_done.get_or_insert_with(Instant::now);
             on_text(text)
         });
@@ -344,11 +324,12 @@ impl InferenceEngine {
         &mut self,
         tokenizer: &Tokenizer,
         sampler: &mut Sampler,
-        max_tokens: usize,
+        config: &GenerationConfig,
         mut logits: Vec<f32>,
         out: &mut Generation,
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<()> {
+        let max_tokens = config.max_tokens.unwrap_or(usize::MAX);
         let mut decoder = tokenizer.stream();
         // A model may have more rows than its vocabulary has tokens, to fill up a block.
         let possible = tokenizer.n_tokens().min(logits.len());
@@ -364,6 +345,8 @@ impl InferenceEngine {
                 break Finish::EndOfText;
             }
             let text = decoder.push(token)?;
+            let mark = if config.shown_tokens.contains(&token) { tokenizer.piece(token) } else { None };
+            let text = mark.unwrap_or(text);
             out.text.push_str(text);
             if on_text(text).is_break() {
                 cancelled = true;
@@ -463,23 +446,4 @@ impl InferenceEngine {
         };
         tokens.iter().enumerate().map(row).collect()
     }
-}
-
-type TemplateResult = std::result::Result<ChatTemplate, hublabio_chat::Error>;
-
-fn template(file: &GgufFile, tokenizer: &Tokenizer, notices: &mut Vec<String>) -> Result<TemplateResult> {
-    let metadata = file.metadata();
-    let text = |id: Option<TokenId>| id.and_then(|id| tokenizer.piece(id)).unwrap_or_default();
-    let (bos, eos) = (text(tokenizer.bos()), text(tokenizer.eos()));
-    if let Some(source) = metadata.str("tokenizer.chat_template")? {
-        return Ok(ChatTemplate::new(source, bos, eos));
-    }
-    let architecture = metadata.str("general.architecture")?.unwrap_or_default();
-    let template = ChatTemplate::fallback(architecture, bos, eos);
-    if let Some(name) = template.builtin_name() {
-        notices.push(format!(
-            "the file has no chat template: chat uses the built-in `{name}` (run --raw sends a prompt as it stands)"
-        ));
-    }
-    Ok(Ok(template))
 }

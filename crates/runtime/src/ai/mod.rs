@@ -1,6 +1,7 @@
 //! Running a model: [`InferenceEngine`] and its settings.
 
 mod bench;
+mod chat;
 mod engine;
 mod importance_collection;
 mod importance_matrix;
@@ -10,8 +11,11 @@ mod quantize;
 mod vocabulary;
 
 pub use bench::{BenchOptions, BenchReport, Series};
+pub use chat::{ChatOptions, ChatPrompt, TemplateSource, chat_templates};
 pub use engine::{Finish, Generation, GenerationConfig, InferenceEngine, ModelConfig, Stats};
-pub use hublabio_chat::Message;
+pub use hublabio_chat::{
+    Answer, BUILTINS, Content, Event, Json, Malformed, Message, OutputParser, Tool, ToolCall, ToolFormat,
+};
 pub use hublabio_engine::{Isa, KvType, sampling, sampling::SamplingConfig};
 pub use hublabio_tokenizer as tokenizer;
 pub use hublabio_tokenizer::TokenId;
