@@ -62,16 +62,15 @@ pub struct TemplateSource {
 pub fn chat_templates(file: &GgufFile) -> Result<Vec<TemplateSource>> {
     let metadata = file.metadata();
     let mut templates = named_templates(metadata)?;
-    let default = match metadata.str(TEMPLATE_KEY)? {
-        Some(source) => TemplateSource { name: "default".into(), source: source.into(), builtin: false },
-        None => {
-            let tokens = match metadata.get("tokenizer.ggml.tokens").and_then(Value::as_array) {
-                Some(Array::String(tokens)) => tokens.as_slice(),
-                _ => &[],
-            };
-            let builtin = Builtin::for_model(architecture(metadata)?, |text| tokens.iter().any(|token| token == text));
-            TemplateSource { name: builtin.name.into(), source: builtin.source.into(), builtin: true }
-        }
+    let default = if let Some(source) = metadata.str(TEMPLATE_KEY)? {
+        TemplateSource { name: "default".into(), source: source.into(), builtin: false }
+    } else {
+        let tokens = match metadata.get("tokenizer.ggml.tokens").and_then(Value::as_array) {
+            Some(Array::String(tokens)) => tokens.as_slice(),
+            _ => &[],
+        };
+        let builtin = Builtin::for_model(architecture(metadata)?, |text| tokens.iter().any(|token| token == text));
+        TemplateSource { name: builtin.name.into(), source: builtin.source.into(), builtin: true }
     };
     templates.insert(0, default);
     Ok(templates)
@@ -80,8 +79,8 @@ pub fn chat_templates(file: &GgufFile) -> Result<Vec<TemplateSource>> {
 fn named_templates(metadata: &Metadata) -> Result<Vec<TemplateSource>> {
     let mut templates = Vec::new();
     for (key, _) in metadata.iter() {
-        let name = key.strip_prefix(TEMPLATE_KEY).and_then(|name| name.strip_prefix('.'));
-        if let (Some(name), Some(source)) = (name, metadata.str(key)?) {
+        let Some(name) = key.strip_prefix(TEMPLATE_KEY).and_then(|name| name.strip_prefix('.')) else { continue };
+        if let Some(source) = metadata.str(key)? {
             templates.push(TemplateSource { name: name.into(), source: source.into(), builtin: false });
         }
     }
