@@ -4,13 +4,14 @@
 //! The language of templates and the formats of tool calls are the room `chat`'s; this file joins it to a tokenizer and
 //! to the clock.
 
+use std::cell::Cell;
 use std::time::SystemTime;
 
 use hublabio_chat::{
     BUILTINS, Builtin, ChatTemplate, Json, Message, OutputParser, RenderOptions, Timestamp, Tool, ToolFormat,
 };
 use hublabio_gguf::{Array, GgufFile, Metadata, Value};
-use hublabio_tokenizer::{EncodeOptions, TokenId, Tokenizer};
+use hublabio_tokenizer::{EncodeOptions, TokenId, TokenType, Tokenizer};
 
 use super::InferenceEngine;
 use crate::error::{Error, Result};
@@ -196,22 +197,40 @@ impl InferenceEngine {
     /// When the template refuses the conversation, takes no tools though there are some, or the file holds no tokenizer.
     pub fn chat_prompt_with(&self, messages: &[Message], options: &ChatOptions) -> Result<ChatPrompt> {
         let tokenizer = self.tokenizer()?;
-        // Shielded text can never match a control token, and is otherwise encoded as it stands.
-        let shield = |text: &str| tokenizer.shield(text).into_owned();
+        let template = self.chat_template()?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
-        let rendered = self.chat_template()?.render_with(
-            messages,
-            &RenderOptions {
-                add_generation_prompt: true,
-                tools: &options.tools,
-                variables: &options.variables,
-                now: Some(Timestamp(now)),
-                shield: Some(&shield),
-            },
-        )?;
-        let encoding = EncodeOptions { add_eos: Some(false), ..EncodeOptions::template() };
-        let tokens = tokenizer.encode(&rendered, encoding)?;
-        Ok(ChatPrompt { text: tokenizer.unshield(&rendered).into_owned(), tokens })
+        let render = |shield: &dyn Fn(&str) -> String| {
+            let rendered = template.render_with(
+                messages,
+                &RenderOptions {
+                    add_generation_prompt: true,
+                    tools: &options.tools,
+                    variables: &options.variables,
+                    now: Some(Timestamp(now)),
+                    shield: Some(shield),
+                },
+            )?;
+            let encoding = EncodeOptions { add_eos: Some(false), ..EncodeOptions::template() };
+            let tokens = tokenizer.encode(&rendered, encoding)?;
+            Ok::<_, Error>(ChatPrompt { text: tokenizer.unshield(&rendered).into_owned(), tokens })
+        };
+        // Shielded text can never match a control token, and is otherwise encoded as it stands.
+        let may_be_cut = Cell::new(false);
+        let prompt = render(&|text| {
+            let shielded = tokenizer.shield(text).into_owned();
+            may_be_cut.set(may_be_cut.get() || tokenizer.shield_cuts(text) != shielded);
+            shielded
+        })?;
+        if may_be_cut.get() {
+            // A template that cuts tags out of a text could join what is left of it to a control token. Then the text is
+            // shielded in a way that no cut gets through, though it also hides tags that the template looks for.
+            let control = |token: &&TokenId| tokenizer.token_type(**token) == Some(TokenType::Control);
+            let safe = render(&|text| tokenizer.shield_cuts(text))?;
+            if !prompt.tokens.iter().filter(control).eq(safe.tokens.iter().filter(control)) {
+                return Ok(safe);
+            }
+        }
+        Ok(prompt)
     }
 
     /// Takes the answer to a prompt apart: the format of tool calls is the template's unless `options` names another,
