@@ -42,6 +42,25 @@ pub enum Error {
         /// Where it was stopped.
         place: Place,
     },
+    /// A message or a tool definition has the wrong form.
+    #[error("{place}: {problem}")]
+    Message {
+        /// Which one, as a path into the list.
+        place: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A variable for the template has a name that the conversation itself needs.
+    #[error("the template variable `{name}` cannot be set: it is what the conversation itself fills in")]
+    ReservedVariable {
+        /// Its name.
+        name: String,
+    },
+    /// The template takes no tools, but the conversation has some.
+    #[error(
+        "the chat template knows no tools: the model was not trained to call any; give a template that does (--template), or leave the tools out"
+    )]
+    NoTools,
     /// The prompt would be longer than the limit.
     #[error("the rendered prompt is longer than {max} bytes: the chat template repeats the conversation")]
     OutputTooLong {

@@ -5,8 +5,7 @@ use std::fmt::Write as _;
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Error, ErrorKind, State};
 
-/// Nesting beyond this is refused; conversations are two or three levels deep.
-const DEPTH_MAX: usize = 64;
+use crate::python::{self, DEPTH_MAX};
 
 /// Indentation beyond this is refused; nobody reads it.
 const INDENT_MAX: usize = 64;
@@ -30,7 +29,7 @@ pub fn indent(state: &State, text: &str, positional: Rest<Value>, named: Kwargs)
     let blank = argument(2, "blank")?.is_some_and(|value| value.is_true());
     named.assert_all_used()?;
 
-    let lines = python_lines(text);
+    let lines = python::lines(text);
     state.consume_fuel((lines.len() * bounded(indentation.len())? + text.len()) as u64 / 64)?;
     let mut out = String::new();
     for (at, line) in lines.iter().enumerate() {
@@ -53,36 +52,42 @@ fn bounded(indent: usize) -> Result<usize, Error> {
     Ok(indent)
 }
 
-/// `(text + '\n').splitlines()` in Python: never empty, and a last line end leaves an empty line behind.
-fn python_lines(text: &str) -> Vec<&str> {
-    let mut lines = Vec::new();
-    let mut rest = text;
-    let ends = ['\n', '\r', '\u{B}', '\u{C}', '\u{1C}', '\u{1D}', '\u{1E}', '\u{85}', '\u{2028}', '\u{2029}'];
-    while let Some(at) = rest.find(ends) {
-        lines.push(&rest[..at]);
-        let end = &rest[at..];
-        let length = if end.starts_with("\r\n") { 2 } else { end.chars().next().map_or(0, char::len_utf8) };
-        rest = &end[length..];
-    }
-    lines.push(rest);
-    lines
-}
-
-/// `value | tojson`, `value | tojson(indent=4)`, `value | tojson(ensure_ascii=False)`: Python's `json.dumps` with
-/// `ensure_ascii=False` unless asked for, nothing escaped for HTML (the engine's own filter escapes `<`, `>`, `&`, `'`).
+/// `value | tojson(ensure_ascii=false, indent=none, separators=none, sort_keys=false)`: Python's `json.dumps` as
+/// `transformers` calls it, nothing escaped for HTML (the engine's own filter escapes `<`, `>`, `&`, `'`).
 #[expect(clippy::needless_pass_by_value, reason = "the engine hands arguments over by value")]
-pub fn tojson(state: &State, value: &Value, arguments: Kwargs) -> Result<Value, Error> {
-    let ensure_ascii: Option<bool> = arguments.get("ensure_ascii")?;
-    let indent: Option<usize> = arguments.get("indent")?;
-    let sort_keys: Option<bool> = arguments.get("sort_keys")?;
-    arguments.assert_all_used()?;
-    let mut writer = Writer {
-        state,
-        out: String::new(),
-        indent: indent.map(bounded).transpose()?,
-        ensure_ascii: ensure_ascii.unwrap_or(false),
-        sort_keys: sort_keys.unwrap_or(false),
+pub fn tojson(state: &State, value: &Value, positional: Rest<Value>, named: Kwargs) -> Result<Value, Error> {
+    let argument = |at: usize, name: &str| {
+        let value = match positional.get(at) {
+            Some(value) => Some(value.clone()),
+            None => named.get::<Option<Value>>(name)?,
+        };
+        Ok::<_, Error>(value.filter(|value| !value.is_none()))
     };
+    let ensure_ascii = argument(0, "ensure_ascii")?.is_some_and(|value| value.is_true());
+    let indent = match argument(1, "indent")? {
+        None => None,
+        Some(indent) => Some(match indent.as_str() {
+            Some(text) => text.to_owned(),
+            None => " ".repeat(bounded(usize::try_from(indent)?)?),
+        }),
+    };
+    let (item_separator, key_separator) = match argument(2, "separators")? {
+        None => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
+        Some(pair) => {
+            let text = |at: usize| {
+                let item = pair.get_item_by_index(at)?;
+                item.as_str()
+                    .map(str::to_owned)
+                    .ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "the separators of `tojson` are two texts"))
+            };
+            (text(0)?, text(1)?)
+        }
+    };
+    let sort_keys = argument(3, "sort_keys")?.is_some_and(|value| value.is_true());
+    named.assert_all_used()?;
+    bounded(indent.as_ref().map_or(0, String::len).max(item_separator.len()).max(key_separator.len()))?;
+    let mut writer =
+        Writer { state, out: String::new(), indent, item_separator, key_separator, ensure_ascii, sort_keys };
     writer.write(value, 0)?;
     Ok(Value::from(writer.out))
 }
@@ -90,7 +95,9 @@ pub fn tojson(state: &State, value: &Value, arguments: Kwargs) -> Result<Value, 
 struct Writer<'a, 'b, 'c> {
     state: &'a State<'b, 'c>,
     out: String,
-    indent: Option<usize>,
+    indent: Option<String>,
+    item_separator: String,
+    key_separator: String,
     ensure_ascii: bool,
     sort_keys: bool,
 }
@@ -104,8 +111,12 @@ impl Writer<'_, '_, '_> {
         match value.kind() {
             ValueKind::None => self.out.push_str("null"),
             ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
-            // Numbers print as Python prints them, which is what json.dumps does.
-            ValueKind::Number => self.out.push_str(&value.to_string()),
+            ValueKind::Number => match python::number(value).as_str() {
+                "nan" => self.out.push_str("NaN"),
+                "inf" => self.out.push_str("Infinity"),
+                "-inf" => self.out.push_str("-Infinity"),
+                number => self.out.push_str(number),
+            },
             ValueKind::String => self.write_string(value.as_str().unwrap_or_default())?,
             ValueKind::Seq | ValueKind::Iterable => self.write_list(value, depth)?,
             ValueKind::Map => self.write_map(value, depth)?,
@@ -135,9 +146,14 @@ impl Writer<'_, '_, '_> {
             self.separate(at == 0, depth + 1)?;
             match key.as_str() {
                 Some(text) => self.write_string(text)?,
-                None => self.write_string(&key.to_string())?,
+                // As `json.dumps` makes texts of other keys.
+                None => match key.kind() {
+                    ValueKind::None => self.write_string("null")?,
+                    ValueKind::Bool => self.write_string(if key.is_true() { "true" } else { "false" })?,
+                    _ => self.write_string(&python::number(key))?,
+                },
             }
-            self.out.push_str(": ");
+            self.out.push_str(&self.key_separator);
             self.write(&map.get_item(key)?, depth + 1)?;
         }
         self.close('}', keys.is_empty(), depth)
@@ -145,7 +161,7 @@ impl Writer<'_, '_, '_> {
 
     fn separate(&mut self, first: bool, depth: usize) -> Result<(), Error> {
         if !first {
-            self.out.push_str(if self.indent.is_some() { "," } else { ", " });
+            self.out.push_str(&self.item_separator);
         }
         self.break_line(depth)
     }
@@ -159,10 +175,12 @@ impl Writer<'_, '_, '_> {
     }
 
     fn break_line(&mut self, depth: usize) -> Result<(), Error> {
-        let Some(indent) = self.indent else { return Ok(()) };
-        self.state.consume_fuel((indent * depth) as u64 / 64)?;
+        let Some(indent) = &self.indent else { return Ok(()) };
+        self.state.consume_fuel((indent.len() * depth) as u64 / 64)?;
         self.out.push('\n');
-        self.out.extend(std::iter::repeat_n(' ', indent * depth));
+        for _ in 0..depth {
+            self.out.push_str(indent);
+        }
         Ok(())
     }
 

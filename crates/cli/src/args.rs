@@ -11,7 +11,9 @@ use clap_complete::Shell;
 use hublabio_convert::OutputType;
 use hublabio_runtime::ai::quantization::{GgmlType, MIXES, Mix, SplitLimit, TensorTypeRule, tensor_type};
 use hublabio_runtime::ai::sampling::{Dry, DynamicTemperature, Mirostat, SamplerStep, SamplingConfig, Xtc};
-use hublabio_runtime::ai::{AdapterConfig, Architecture, Isa, KvType, LOGPROBS_MAX, Pooling, read_architecture};
+use hublabio_runtime::ai::{
+    AdapterConfig, Architecture, Isa, Json, KvType, LOGPROBS_MAX, Pooling, ToolFormat, read_architecture,
+};
 
 use crate::Usage;
 use crate::model::ModelName;
@@ -67,9 +69,14 @@ pub enum Verb {
         hublab run model.gguf \"Write a haiku about rain.\" --temp 0.9 --seed 7\n  \
         git diff | hublab run model.gguf --system \"Summarise this change in one sentence.\"\n  \
         hublab run model.gguf --raw \"Once upon a time\" -n 100 --stats\n  \
-        hublab run model.gguf \"Yes or no?\" -n 1 --json --logprobs 5\n\n\
-        With --json: {\"text\":…,\"finish\":…,\"stop\":…,\"ids\":[…],\"prompt_tokens\":…,\"logprobs\":[{\"id\":…,\n  \
-        \"token\":…,\"bytes\":[…],\"logprob\":…,\"top\":[…]}]}; finish is end, stop, length, context or cancelled\n\n\
+        hublab run model.gguf \"Yes or no?\" -n 1 --json --logprobs 5\n  \
+        hublab run model.gguf \"Weather in Paris?\" --tools tools.json --json\n  \
+        hublab run model.gguf \"Hello\" --dry-run --template-var enable_thinking=false\n\n\
+        With --json: {\"message\":{\"role\":\"assistant\",\"content\":…,\"reasoning_content\":…,\"tool_calls\":[…]},\n  \
+        \"finish\":\"end\"|\"tool_calls\"|\"stop\"|\"length\"|\"context\"|\"cancelled\",\"stop\":…,\n  \
+        \"malformed_tool_calls\":[{\"raw\":…,\"reason\":…}],\"text\":…,\"ids\":[…],\"prompt_tokens\":…,\n  \
+        \"logprobs\":[{\"id\":…,\"token\":…,\"bytes\":[…],\"logprob\":…,\"top\":[…]}]};\n  \
+        with --dry-run: {\"prompt\":…,\"ids\":[…]}. docs/CHAT.md says more.\n\n\
         Ctrl-C stops the answer: what was written stays, and the exit code is 130."
 )]
 pub struct RunArgs {
@@ -86,12 +93,18 @@ pub struct RunArgs {
     /// With --raw: read control tokens such as BOS in the prompt as tokens, not as text
     #[arg(long, requires = "raw")]
     pub parse_special: bool,
-    /// Print the answer as JSON when it is complete: text, token ids, why it ended
-    #[arg(long)]
-    pub json: bool,
     /// With --json: log probabilities of the tokens, and of so many of the likeliest alternatives
     #[arg(long, value_name = "N", requires = "json", value_parser = logprobs, allow_negative_numbers = true)]
     pub logprobs: Option<usize>,
+    /// JSON list of messages to continue, in OpenAI's form; the PROMPT, if any, comes behind them
+    #[arg(long, value_name = "FILE", conflicts_with = "raw")]
+    pub messages: Option<PathBuf>,
+    /// Print the prompt as the model would get it, with --json its token ids too, and stop
+    #[arg(long)]
+    pub dry_run: bool,
+    // Its heading goes on until the next, which is in `generation`.
+    #[command(flatten)]
+    pub template: PromptArgs,
     #[command(flatten)]
     pub generation: GenerationArgs,
 }
@@ -106,6 +119,7 @@ pub struct RunArgs {
     after_long_help = "Commands in the conversation:\n  \
         /reset      forget the conversation, keep the system message\n  \
         /save FILE  write the conversation to FILE: JSON if it ends in .json, else text\n  \
+        /result X   answer the first tool call that is open with X\n  \
         /help       list the commands\n  \
         /exit       end; so does Ctrl-D\n\n\
         A line that starts with a space is a message even if a / follows.\n\
@@ -123,6 +137,8 @@ pub struct ChatArgs {
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
     #[command(flatten)]
+    pub template: PromptArgs,
+    #[command(flatten)]
     pub generation: GenerationArgs,
 }
 
@@ -135,6 +151,8 @@ pub struct ChatArgs {
     after_long_help = "Examples:\n  \
         hublab show model.gguf\n  \
         hublab show model.gguf --tensors\n  \
+        hublab show model.gguf --template > chat.jinja\n  \
+        hublab show model.gguf --template=tool_use\n  \
         hublab show default --json\n  \
         hublab show --types"
 )]
@@ -145,6 +163,10 @@ pub struct ShowArgs {
     /// List every tensor with its type and shape (contiguous dimension first)
     #[arg(long)]
     pub tensors: bool,
+    /// Print the chat template that is used, or the named one, as it stands
+    #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, default_missing_value = "",
+        conflicts_with_all = ["tensors", "types"])]
+    pub template: Option<String>,
     /// List all tensor types instead: id, size, and whether they can be read and written
     #[arg(long, conflicts_with_all = ["model", "tensors"])]
     pub types: bool,
@@ -495,6 +517,32 @@ pub struct ConvertArgs {
 pub struct CompletionsArgs {
     /// The shell
     pub shell: Shell,
+}
+
+/// How messages become a prompt, and how an answer is shown: shared by `run` and `chat`.
+#[derive(Debug, Args)]
+pub struct PromptArgs {
+    /// Jinja chat template to use instead of the model's
+    #[arg(long, value_name = "FILE", conflicts_with = "template_name")]
+    pub template: Option<PathBuf>,
+    /// Chat template to use by its name: one of the file's (`tool_use`), or a built-in one (`chatml`)
+    #[arg(long, value_name = "NAME")]
+    pub template_name: Option<String>,
+    /// What the chat template should know besides: enable_thinking=false; may be given several times
+    #[arg(long = "template-var", value_name = "KEY=JSON", value_parser = crate::prompt::template_var)]
+    pub template_vars: Vec<(String, Json)>,
+    /// JSON list of tools that the model may call, in OpenAI's form
+    #[arg(long, value_name = "FILE")]
+    pub tools: Option<PathBuf>,
+    /// How the model writes tool calls [default: as its template says]
+    #[arg(long, value_name = "FORMAT")]
+    pub tool_format: Option<ToolFormat>,
+    /// Leave out what the model thinks before it answers
+    #[arg(long)]
+    pub hide_reasoning: bool,
+    /// Print each answer as one line of JSON: content, reasoning and tool calls apart
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// How to generate text: shared by `run` and `chat`.

@@ -7,16 +7,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use hublabio_runtime::ai::GenerationConfig;
-use hublabio_runtime::ai::Message;
+use hublabio_runtime::ai::{ChatOptions, Content, GenerationConfig, Json, Message};
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{Config, Editor};
 use serde_json::json;
 
-use crate::args::ChatArgs;
+use crate::args::{ChatArgs, PromptArgs};
 use crate::interrupt::Interrupt;
 use crate::model::OpenModel;
+use crate::prompt::answer_json;
 use crate::{generate, output};
 
 const PROMPT: &str = "> ";
@@ -27,14 +27,16 @@ const LINE_BYTES_MAX: u64 = 1 << 24;
 const COMMANDS: &str = "\
 /reset      forget the conversation, keep the system message
 /save FILE  write the conversation to FILE: JSON if it ends in .json, else text
+/result X   answer the first tool call that is open with X
 /help       list the commands
 /exit       end; so does Ctrl-D
 A line that starts with a space is a message even if a / follows. Ctrl-C stops an answer.";
 
 pub fn chat(args: &ChatArgs) -> Result<ExitCode> {
     let config = args.generation.generation_config(&args.model)?;
-    let model = args.generation.open(&args.model)?;
+    let mut model = args.generation.open(&args.model)?;
     model.engine.tokenizer().map_err(|error| args.model.in_file(error))?;
+    let options = args.template.apply(&args.model, &mut model)?;
     let interrupt = Interrupt::listen()?;
     let mut lines = Lines::open()?;
     if lines.is_editor() {
@@ -46,6 +48,8 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode> {
     }
     let mut conversation = Conversation {
         model,
+        args: &args.template,
+        options,
         config,
         stats: args.generation.stats,
         messages: args.system.iter().map(|system| Message::new("system", system.as_str())).collect(),
@@ -67,18 +71,20 @@ enum Next {
     End,
 }
 
-struct Conversation {
+struct Conversation<'a> {
     model: OpenModel,
+    args: &'a PromptArgs,
+    options: ChatOptions,
     config: GenerationConfig,
     stats: bool,
     messages: Vec<Message>,
 }
 
-impl Conversation {
+impl Conversation<'_> {
     fn take_line(&mut self, line: &str, interrupt: &Interrupt) -> Result<Next> {
         let Some(command) = line.strip_prefix('/') else {
             if !line.trim().is_empty() {
-                self.answer(line.trim(), interrupt)?;
+                self.answer(Message::new("user", line.trim()), interrupt)?;
             }
             return Ok(Next::Continue);
         };
@@ -90,6 +96,10 @@ impl Conversation {
                 self.messages.retain(|message| message.role == "system");
                 output::message("The conversation is forgotten.");
             }
+            ("result", result) => match open_call(&self.messages) {
+                Some(call) => self.answer_call(call, result, interrupt)?,
+                None => bail!("no tool call is open: /result answers a call of the model"),
+            },
             ("save", "") => bail!("/save needs a file name: /save FILE"),
             ("save", path) => self.save(Path::new(path))?,
             ("exit" | "quit" | "help" | "reset", rest) => bail!("/{word} takes nothing after it, but got {rest:?}"),
@@ -98,27 +108,43 @@ impl Conversation {
         Ok(Next::Continue)
     }
 
-    fn answer(&mut self, text: &str, interrupt: &Interrupt) -> Result<()> {
-        self.messages.push(Message::new("user", text));
-        let answered = self.model.engine.chat_prompt(&self.messages).map_err(anyhow::Error::from).and_then(|prompt| {
-            self.model.say_notices();
-            generate::answer(&mut self.model, &prompt, &self.config, interrupt)
-        });
-        match answered {
-            Ok(generation) => {
-                if self.stats {
-                    generate::print_stats(&self.model, &generation.stats);
-                }
-                // What Ctrl-C left of an answer was seen, so it is part of the conversation.
-                self.messages.push(Message::new("assistant", generation.text));
-                Ok(())
-            }
-            Err(error) => {
-                // The model has not seen the message.
-                self.messages.pop();
-                Err(error)
-            }
+    /// Adds what a tool gave; the model goes on when no other call is open.
+    fn answer_call(&mut self, (id, name): (String, String), result: &str, interrupt: &Interrupt) -> Result<()> {
+        let message = Message::tool_result(Some(id), Some(name), result);
+        self.messages.push(message.clone());
+        if open_call(&self.messages).is_some() {
+            return Ok(());
         }
+        self.messages.pop();
+        self.answer(message, interrupt)
+    }
+
+    fn answer(&mut self, message: Message, interrupt: &Interrupt) -> Result<()> {
+        self.messages.push(message);
+        let answered = self.generate(interrupt);
+        if answered.is_err() {
+            // The model has not seen the message.
+            self.messages.pop();
+        }
+        // What Ctrl-C left of an answer was seen, so it is part of the conversation.
+        self.messages.push(answered?);
+        Ok(())
+    }
+
+    fn generate(&mut self, interrupt: &Interrupt) -> Result<Message> {
+        let prompt = self.model.engine.chat_prompt_with(&self.messages, &self.options)?;
+        self.model.say_notices();
+        let view = self.args.view(&self.model, &self.options, &prompt, &mut self.config)?;
+        let calls_before = self.messages.iter().map(|message| message.tool_calls.len()).sum();
+        let (generation, answer) =
+            generate::answer(&mut self.model, &prompt.tokens, &self.config, interrupt, view, calls_before)?;
+        if self.args.json {
+            output::json(&answer_json(&self.model, answer.clone(), &generation, &self.config)?)?;
+        }
+        if self.stats {
+            generate::print_stats(&self.model, &generation.stats);
+        }
+        Ok(answer.into_message())
     }
 
     fn save(&self, path: &Path) -> Result<()> {
@@ -133,9 +159,16 @@ impl Conversation {
     }
 }
 
+/// Id and name of the first call of the last turn that has no result yet.
+fn open_call(messages: &[Message]) -> Option<(String, String)> {
+    let results = messages.iter().rev().take_while(|message| message.role == "tool").count();
+    let calls = &messages[..messages.len() - results].last()?.tool_calls;
+    let call = calls.get(results)?;
+    Some((call.id.clone().unwrap_or_default(), call.name.clone()))
+}
+
 fn as_json(messages: &[Message]) -> String {
-    let messages: Vec<_> =
-        messages.iter().map(|message| json!({ "role": message.role, "content": message.content })).collect();
+    let messages: Vec<Json> = messages.iter().map(Message::to_json).collect();
     format!("{:#}\n", json!({ "messages": messages }))
 }
 
@@ -143,7 +176,13 @@ fn as_text(messages: &[Message]) -> String {
     let mut text = String::new();
     for (index, message) in messages.iter().enumerate() {
         let gap = if index > 0 { "\n" } else { "" };
-        writeln!(text, "{gap}{}: {}", message.role, message.content.trim()).expect("a String takes any text");
+        let calls = message.tool_calls.iter().map(|call| format!("{}({})", call.name, call.arguments));
+        let content = match &message.content {
+            Content::Absent => None,
+            content => Some(content.text().trim().to_owned()),
+        };
+        let lines: Vec<String> = content.into_iter().chain(calls).collect();
+        writeln!(text, "{gap}{}: {}", message.role, lines.join("\n")).expect("a String takes any text");
     }
     text
 }
@@ -239,6 +278,8 @@ fn history_path() -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use hublabio_runtime::ai::ToolCall;
+
     use super::*;
 
     #[test]
@@ -248,5 +289,21 @@ mod tests {
         let parsed: serde_json::Value = serde_json::from_str(&as_json(&messages)).unwrap();
         assert_eq!(parsed["messages"][0], json!({ "role": "user", "content": "a \"b\"" }));
         assert_eq!(parsed["messages"][1]["content"], "c\nd\n");
+    }
+
+    #[test]
+    fn calls_are_answered_in_their_order() {
+        let call = |id: &str| ToolCall { id: Some(id.into()), name: "now".into(), arguments: json!({ "zone": "UTC" }) };
+        let calling =
+            Message { role: "assistant".into(), tool_calls: vec![call("1"), call("2")], ..Message::default() };
+        let mut messages = vec![Message::new("user", "When?"), calling];
+        assert_eq!(as_text(&messages[1..]), "assistant: now({\"zone\":\"UTC\"})\nnow({\"zone\":\"UTC\"})\n");
+        for id in ["1", "2"] {
+            assert_eq!(open_call(&messages), Some((id.into(), "now".into())));
+            messages.push(Message::tool_result(Some(id.into()), None, "noon"));
+        }
+        assert_eq!(open_call(&messages), None);
+        assert_eq!(open_call(&messages[..1]), None);
+        assert_eq!(open_call(&[]), None);
     }
 }

@@ -4,13 +4,13 @@ use std::ops::ControlFlow;
 
 use anyhow::Result;
 use hublabio_runtime::ai::tokenizer::TokenId;
-use hublabio_runtime::ai::{Finish, Generation, GenerationConfig, Stats};
-use serde_json::{Value, json};
+use hublabio_runtime::ai::{Answer, Finish, Generation, GenerationConfig, Stats};
 
 use crate::args::GenerationArgs;
 use crate::interrupt::Interrupt;
 use crate::model::{ModelName, OpenModel};
-use crate::output::{self, AnswerWriter};
+use crate::output;
+use crate::prompt::AnswerView;
 
 impl GenerationArgs {
     pub fn open(&self, name: &ModelName) -> Result<OpenModel> {
@@ -36,67 +36,23 @@ impl GenerationArgs {
     }
 }
 
-/// The model's answer, of which nothing is shown.
-pub fn silent_answer(
-    model: &mut OpenModel,
-    prompt: &[TokenId],
-    config: &GenerationConfig,
-    interrupt: &Interrupt,
-) -> Result<Generation> {
-    let generation = model.engine.generate(prompt, config, &mut |_| {
-        if interrupt.requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
-    model.say_notices();
-    Ok(generation)
-}
-
-/// An answer as `run --json` prints it.
-pub fn as_json(model: &OpenModel, generation: &Generation, config: &GenerationConfig) -> Result<Value> {
-    let tokenizer = model.engine.tokenizer()?;
-    let token = |id: TokenId, logprob: f32| {
-        let bytes = tokenizer.token_bytes(id).unwrap_or_default();
-        json!({ "id": id.0, "token": String::from_utf8_lossy(bytes), "bytes": bytes, "logprob": logprob })
-    };
-    let (finish, stop) = match generation.finish {
-        Finish::EndOfText => ("end", None),
-        Finish::Stop(index) => ("stop", config.stop.get(index)),
-        Finish::Length => ("length", None),
-        Finish::Context => ("context", None),
-        Finish::Cancelled => ("cancelled", None),
-    };
-    let mut answer = json!({
-        "text": generation.text,
-        "finish": finish,
-        "stop": stop,
-        "ids": generation.tokens.iter().map(|id| id.0).collect::<Vec<_>>(),
-        "prompt_tokens": generation.stats.prompt_tokens,
-    });
-    if config.logprobs.is_some() {
-        let entries = generation.logprobs.iter().map(|found| {
-            let mut entry = token(found.token, found.logprob);
-            entry["top"] = found.top.iter().map(|&(id, logprob)| token(id, logprob)).collect();
-            entry
-        });
-        answer["logprobs"] = entries.collect();
-    }
-    Ok(answer)
-}
-
-/// Streams the model's answer to standard output, up to and including the end of its last line.
+/// Streams the model's answer to `view`, up to and including the end of its last line. `calls_before`: how many tool
+/// calls the conversation has.
 pub fn answer(
     model: &mut OpenModel,
     prompt: &[TokenId],
     config: &GenerationConfig,
     interrupt: &Interrupt,
-) -> Result<Generation> {
-    let mut out = AnswerWriter::new();
+    mut view: AnswerView,
+    calls_before: usize,
+) -> Result<(Generation, Answer)> {
     let mut written = Ok(());
     let generation = model.engine.generate(prompt, config, &mut |text| {
-        written = out.piece(text);
+        written = view.piece(text);
         if written.is_err() || interrupt.requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     // Whatever happened, the cursor does not stay in the middle of a line.
-    let ended = out.end_line();
+    let (answer, ended) = view.finish(calls_before);
     written?;
     let generation = generation?;
     ended?;
@@ -106,7 +62,7 @@ pub fn answer(
         let advice = if context < trained { "raise --ctx" } else { "the model was trained for no more" };
         output::note(&format!("the answer was cut, because the context of {context} tokens is full: {advice}"));
     }
-    Ok(generation)
+    Ok((generation, answer))
 }
 
 /// The lines of `--stats`.

@@ -24,6 +24,7 @@ mod logits;
 mod model;
 mod output;
 mod perplexity;
+mod prompt;
 mod quantize;
 #[cfg(test)]
 mod reference;

@@ -76,6 +76,36 @@ impl AnswerWriter {
     }
 }
 
+/// Streams what a model thinks to standard error, dimmed on a terminal.
+pub struct ThoughtWriter {
+    open: bool,
+    styled: bool,
+}
+
+impl ThoughtWriter {
+    pub fn new() -> Self {
+        Self { open: false, styled: colors(&io::stderr()) }
+    }
+
+    /// Writes and flushes a piece of text.
+    pub fn piece(&mut self, text: &str) {
+        let mut err = io::stderr().lock();
+        let dim = Style::new().dimmed();
+        self.open = true;
+        let text = without_controls(text);
+        let written = if self.styled { write!(err, "{dim}{text}{dim:#}") } else { write!(err, "{text}") };
+        // As with all of standard error, a failure is nobody's to hear.
+        let _ = written.and_then(|()| err.flush());
+    }
+
+    /// Ends what was thought with an empty line, if anything was.
+    pub fn end(&mut self) {
+        if std::mem::take(&mut self.open) {
+            let _ = io::stderr().lock().write_all(b"\n\n");
+        }
+    }
+}
+
 /// Help, version or a usage error, as clap made it. Returns its exit code.
 pub fn clap_message(message: &clap::Error) -> anyhow::Result<ExitCode> {
     let code = ExitCode::from(message.exit_code() as u8);

@@ -5,35 +5,59 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use hublabio_runtime::ai::Finish;
-use hublabio_runtime::ai::Message;
-use hublabio_runtime::ai::tokenizer::{EncodeOptions, TokenId};
+use hublabio_runtime::ai::tokenizer::EncodeOptions;
+use hublabio_runtime::ai::{ChatOptions, ChatPrompt, Finish, Message};
+use serde_json::json;
 
 use crate::args::RunArgs;
 use crate::interrupt::Interrupt;
 use crate::model::{ModelName, OpenModel};
+use crate::prompt::{self, AnswerView};
 use crate::{EXIT_INTERRUPTED, Usage, generate, input, output};
 
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
-    let (name, prompt) = positionals(args.model.as_deref(), args.prompt.as_deref())?;
-    let given = prompt.map(|prompt| check_prompt(&prompt, args.raw)).transpose()?;
+    let (name, given) = positionals(args.model.as_deref(), args.prompt.as_deref())?;
+    let given = given.map(|prompt| check_prompt(&prompt, args.raw)).transpose()?;
     let mut config = args.generation.generation_config(&name)?;
     config.logprobs = args.logprobs;
+    let mut messages = args.messages.as_deref().map(prompt::messages_file).transpose()?.unwrap_or_default();
     let mut model = args.generation.open(&name)?;
+    let options = args.template.apply(&name, &mut model)?;
     // Standard input is read last, so that a wrong model is said before someone has typed or piped anything.
     let prompt = match given {
-        Some(prompt) => prompt,
-        None => check_prompt(&input::prompt()?, args.raw)?,
+        Some(prompt) => Some(prompt),
+        None if args.messages.is_some() => None,
+        None => Some(check_prompt(&input::prompt()?, args.raw)?),
     };
-    let ids = prompt_ids(&name, &mut model, args, &prompt)?;
-    let interrupt = Interrupt::listen()?;
-    let generation = if args.json {
-        let generation = generate::silent_answer(&mut model, &ids, &config, &interrupt)?;
-        output::json(&generate::as_json(&model, &generation, &config)?)?;
-        generation
+    let prompt = if args.raw {
+        raw_prompt(&name, &model, args.parse_special, prompt.unwrap_or_default())?
     } else {
-        generate::answer(&mut model, &ids, &config, &interrupt)?
+        if let Some(system) = &args.system {
+            messages.insert(0, Message::new("system", system.as_str()));
+        }
+        messages.extend(prompt.map(|prompt| Message::new("user", prompt)));
+        chat_prompt(&name, &mut model, &messages, &options)?
     };
+    if args.dry_run {
+        if args.template.json {
+            let ids: Vec<u32> = prompt.tokens.iter().map(|token| token.0).collect();
+            output::json(&json!({ "prompt": prompt.text, "ids": ids }))?;
+        } else {
+            output::bytes(prompt.text.as_bytes())?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let interrupt = Interrupt::listen()?;
+    let view = if args.raw {
+        AnswerView::new(None, false, args.template.json)
+    } else {
+        args.template.view(&model, &options, &prompt, &mut config)?
+    };
+    let calls_before = messages.iter().map(|message| message.tool_calls.len()).sum();
+    let (generation, answer) = generate::answer(&mut model, &prompt.tokens, &config, &interrupt, view, calls_before)?;
+    if args.template.json {
+        output::json(&prompt::answer_json(&model, answer, &generation, &config)?)?;
+    }
     if args.generation.stats {
         generate::print_stats(&model, &generation.stats);
     }
@@ -75,16 +99,21 @@ fn check_prompt(prompt: &str, raw: bool) -> Result<String> {
     Ok(message.to_owned())
 }
 
-fn prompt_ids(name: &ModelName, model: &mut OpenModel, args: &RunArgs, prompt: &str) -> Result<Vec<TokenId>> {
-    if args.raw {
-        let options = EncodeOptions { add_bos: None, add_eos: Some(false), parse_special: args.parse_special };
-        return Ok(model.engine.tokenizer().map_err(|error| name.in_file(error))?.encode(prompt, options)?);
-    }
-    let system = args.system.iter().map(|system| Message::new("system", system.as_str()));
-    let messages: Vec<_> = system.chain([Message::new("user", prompt)]).collect();
-    let ids = model.engine.chat_prompt(&messages).map_err(|error| name.in_file(error))?;
+fn raw_prompt(name: &ModelName, model: &OpenModel, parse_special: bool, text: String) -> Result<ChatPrompt> {
+    let options = EncodeOptions { add_bos: None, add_eos: Some(false), parse_special };
+    let tokens = model.engine.tokenizer().map_err(|error| name.in_file(error))?.encode(&text, options)?;
+    Ok(ChatPrompt { text, tokens })
+}
+
+fn chat_prompt(
+    name: &ModelName,
+    model: &mut OpenModel,
+    messages: &[Message],
+    options: &ChatOptions,
+) -> Result<ChatPrompt> {
+    let prompt = model.engine.chat_prompt_with(messages, options).map_err(|error| name.in_file(error))?;
     model.say_notices();
-    Ok(ids)
+    Ok(prompt)
 }
 
 #[cfg(test)]

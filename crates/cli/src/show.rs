@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use hublabio_gguf::{Array, GgmlType, GgufFile, Metadata, TensorInfo, Value};
 use hublabio_runtime::ai::quantization::TABLE;
+use hublabio_runtime::ai::{TemplateSource, chat_templates};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
+use serde_json::json;
 
 use crate::args::ShowArgs;
 use crate::output;
@@ -22,6 +24,9 @@ pub fn show(args: &ShowArgs) -> Result<ExitCode> {
         return show_types(args.json);
     }
     let file = args.model.open_file()?;
+    if let Some(name) = &args.template {
+        return show_template(&file, name, args.json);
+    }
     let summary = Summary::of(&file);
     if args.json {
         output::json(&Report {
@@ -31,6 +36,26 @@ pub fn show(args: &ShowArgs) -> Result<ExitCode> {
         })?;
     } else {
         output::bytes(as_text(args, &file, &summary).as_bytes())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints a template, byte for byte; without a name the one that is used by default.
+fn show_template(file: &GgufFile, name: &str, json: bool) -> Result<ExitCode> {
+    let templates = chat_templates(file)?;
+    let found = if name.is_empty() { templates.first() } else { templates.iter().find(|found| found.name == name) };
+    let Some(template) = found else {
+        let names: Vec<_> = templates.iter().map(|template| template.name.as_str()).collect();
+        bail!("the file has no chat template `{name}`; it has {}", names.join(", "));
+    };
+    if template.builtin {
+        output::note(&format!("the file has no chat template: this is the built-in `{}`", template.name));
+    }
+    if json {
+        let TemplateSource { name, source, builtin } = template;
+        output::json(&json!({ "name": name, "source": source, "builtin": builtin }))?;
+    } else {
+        output::bytes(template.source.as_bytes())?;
     }
     Ok(ExitCode::SUCCESS)
 }

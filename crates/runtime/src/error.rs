@@ -19,6 +19,16 @@ pub enum Error {
     /// A constraint cannot be honoured, or not be followed any further.
     #[error(transparent)]
     Constraint(#[from] hublabio_chat::constraint::ConstraintError),
+    /// A chat template that neither the file nor this program has.
+    #[error("there is no chat template `{name}`: the file has {}, built in are {builtin}", if .in_file.is_empty() { "none" } else { .in_file })]
+    NoSuchTemplate {
+        /// What was asked for.
+        name: String,
+        /// Names of those in the file.
+        in_file: String,
+        /// Names of the built-in ones.
+        builtin: String,
+    },
     /// The file has weights only.
     #[error(
         "the file holds no tokenizer (no key `tokenizer.ggml.model`): text can neither be read nor written with it"

@@ -306,6 +306,8 @@ const GUARD: &str = "\u{FDD0}";
 pub struct Shield {
     /// Every place where a control token or a guard could be seen, overlapping ones too.
     dangers: AhoCorasick,
+    /// What control tokens begin with, each once.
+    starts: Vec<char>,
 }
 
 impl Shield {
@@ -313,9 +315,26 @@ impl Shield {
     pub fn new(vocabulary: &Vocabulary, types: &[TokenType]) -> Result<Self, Error> {
         let control = |kind| matches!(kind, TokenType::Control | TokenType::Unknown);
         let (mut patterns, _) = patterns(vocabulary, types, control);
+        let mut starts: Vec<char> = patterns.iter().filter_map(|pattern| pattern.chars().next()).collect();
+        starts.sort_unstable();
+        starts.dedup();
         patterns.push(GUARD.to_owned());
         let dangers = AhoCorasick::new(patterns).map_err(|error| Error::SpecialTokens { reason: error.to_string() })?;
-        Ok(Self { dangers })
+        Ok(Self { dangers, starts })
+    }
+
+    /// A shielded text with a guard behind every character that a control token could begin with, so that none comes
+    /// about when something is cut out of the text either.
+    pub fn shield_cuts(&self, shielded: &str) -> String {
+        let mut out = String::with_capacity(shielded.len() + 16);
+        let mut chars = shielded.chars().peekable();
+        while let Some(c) = chars.next() {
+            out.push(c);
+            if self.starts.binary_search(&c).is_ok() && chars.peek() != Some(&'\u{FDD0}') {
+                out.push_str(GUARD);
+            }
+        }
+        out
     }
 
     /// `text` with a guard inside whatever looks like a control token, and guards doubled. User-defined tokens, which

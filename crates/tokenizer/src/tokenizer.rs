@@ -305,6 +305,17 @@ impl Tokenizer {
         self.shield.shield(text, &self.user_defined)
     }
 
+    /// As [`Tokenizer::shield`], and no control token comes about either when parts of the text are cut out afterwards
+    /// (`<|e/thinknd|>` without `/think`). This hides more of the text from whoever looks for tags in it.
+    pub fn shield_cuts(&self, text: &str) -> String {
+        self.shield.shield_cuts(&self.shield(text))
+    }
+
+    /// A text that holds shielded ones as the model will see it: the inverse of [`Tokenizer::shield`].
+    pub fn unshield<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        unshield(text)
+    }
+
     /// The bytes that `ids` stand for; the inverse of [`Tokenizer::encode`] with default options, as far as there is one:
     /// WordPiece and Unigram normalize text, and unknown tokens stand for nothing.
     ///

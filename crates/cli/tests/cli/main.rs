@@ -9,6 +9,7 @@ mod constraints;
 mod convert;
 mod imatrix;
 mod program;
+mod prompts;
 mod quantize;
 mod sampling;
 #[cfg(unix)]

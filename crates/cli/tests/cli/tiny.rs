@@ -107,6 +107,18 @@ impl Tiny {
         self.tensors.clear();
     }
 
+    /// The same model with one more key.
+    pub fn with(mut self, key: &str, value: &str) -> Self {
+        self.metadata.insert(key, value);
+        self
+    }
+
+    /// The same model without one of its keys.
+    pub fn without(mut self, key: &str) -> Self {
+        self.metadata.remove(key);
+        self
+    }
+
     pub fn remove_tokenizer(&mut self) {
         let keys: Vec<_> = self.metadata.iter().map(|(key, _)| key.to_owned()).collect();
         for key in keys.iter().filter(|key| key.starts_with("tokenizer.")) {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hublabio_chat::constraint::{Constraint, ConstraintCompiler, ConstraintConfig};
-use hublabio_chat::{ChatTemplate, Message};
 use hublabio_engine::sampling::{LogProbs, Sampler, SamplingConfig, TokenMask};
 use hublabio_engine::{
     Architecture, Input, Isa, KvCache, KvType, Model, ProductObserver, Row, Runner, SequenceId, Shard,
@@ -15,6 +14,7 @@ use hublabio_gguf::GgufFile;
 use hublabio_tokenizer::{EncodeOptions, TokenId, Tokenizer};
 
 use super::AdapterConfig;
+use super::chat::{TemplateResult, template_of};
 use super::description::find_description;
 use super::dry_breakers::dry_breakers;
 use super::stop::StopMatcher;
@@ -86,6 +86,9 @@ pub struct GenerationConfig {
     /// What the answer must look like; by default anything. An answer that is cut off, by `max_tokens`, the context or
     /// a text in `stop`, is only the beginning of what was asked for.
     pub constraint: Option<ConstraintConfig>,
+    /// Control tokens that the answer shows as their texts, the others leaving nothing: the marks of tool calls and
+    /// reasoning ([`InferenceEngine::marks`](InferenceEngine::marks)).
+    pub shown_tokens: Vec<TokenId>,
 }
 
 impl Default for GenerationConfig {
@@ -98,6 +101,7 @@ impl Default for GenerationConfig {
             logprobs: None,
             dry_breakers: ["\n", ":", "\"", "*"].map(String::from).to_vec(),
             constraint: None,
+            shown_tokens: Vec::new(),
         }
     }
 }
@@ -222,10 +226,10 @@ pub struct InferenceEngine {
     pub(super) cache: KvCache,
     model: Arc<Model>,
     tokenizer: Option<Tokenizer>,
-    template: Option<TemplateResult>,
+    pub(super) template: Option<TemplateResult>,
     /// The vocabulary as constraints need it, once one was asked for.
     constraints: Option<ConstraintCompiler>,
-    notices: Vec<String>,
+    pub(super) notices: Vec<String>,
     context: usize,
     /// The sequence of the conversation, and its tokens.
     sequence: SequenceId,
@@ -277,7 +281,7 @@ impl InferenceEngine {
         let mut notices: Vec<String> = tokenizer.iter().flat_map(|t| t.warnings().to_vec()).collect();
         let template = match &tokenizer {
             // A broken template stops chat, not the rest.
-            Some(tokenizer) => Some(template(&file, tokenizer, &mut notices)?),
+            Some(tokenizer) => Some(template_of(&file, tokenizer, &mut notices)?),
             None => None,
         };
         let threads =
@@ -351,28 +355,6 @@ impl InferenceEngine {
     /// When the file holds none.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
         self.tokenizer.as_ref().ok_or(Error::NoTokenizer)
-    }
-
-    /// The chat template: the file's own, or the built-in one that [`notices`](Self::notices) names.
-    ///
-    /// # Errors
-    /// When the file holds no tokenizer, or a template that is no Jinja.
-    pub fn chat_template(&self) -> Result<&ChatTemplate> {
-        self.template.as_ref().ok_or(Error::NoTokenizer)?.as_ref().map_err(|error| Error::Chat(error.clone()))
-    }
-
-    /// A conversation as the prompt for its next turn. A message that spells a control token stays text.
-    ///
-    /// # Errors
-    /// When the template refuses the conversation, or the file holds no tokenizer.
-    pub fn chat_prompt(&self, messages: &[Message]) -> Result<Vec<TokenId>> {
-        let tokenizer = self.tokenizer()?;
-        // Shielded text can never match a control token, and is otherwise encoded as it stands.
-        let shielded: Vec<Message> =
-            messages.iter().map(|m| Message::new(m.role.as_str(), tokenizer.shield(&m.content))).collect();
-        let rendered = self.chat_template()?.render(&shielded, true)?;
-        let options = EncodeOptions { add_eos: Some(false), ..EncodeOptions::template() };
-        Ok(tokenizer.encode(&rendered, options)?)
     }
 
     /// A text as it stands as a prompt; BOS first where the model wants it.
@@ -514,7 +496,9 @@ impl InferenceEngine {
             if tokenizer.is_end_of_generation(token) {
                 break Finish::EndOfText;
             }
-            let step = stop.push(decoder.push(token)?);
+            let text = decoder.push(token)?;
+            let mark = if config.shown_tokens.contains(&token) { tokenizer.piece(token) } else { None };
+            let step = stop.push(mark.unwrap_or(text));
             out.text.push_str(&step.text);
             let piece = Piece { text: &step.text, token: Some(token), logprobs: out.logprobs.last() };
             let wanted = on_piece(&piece);
@@ -639,23 +623,4 @@ struct Choice<'a> {
     constraint: Option<Constraint>,
     stop: &'a mut StopMatcher,
     config: &'a GenerationConfig,
-}
-
-type TemplateResult = std::result::Result<ChatTemplate, hublabio_chat::Error>;
-
-fn template(file: &GgufFile, tokenizer: &Tokenizer, notices: &mut Vec<String>) -> Result<TemplateResult> {
-    let metadata = file.metadata();
-    let text = |id: Option<TokenId>| id.and_then(|id| tokenizer.piece(id)).unwrap_or_default();
-    let (bos, eos) = (text(tokenizer.bos()), text(tokenizer.eos()));
-    if let Some(source) = metadata.str("tokenizer.chat_template")? {
-        return Ok(ChatTemplate::new(source, bos, eos));
-    }
-    let architecture = metadata.str("general.architecture")?.unwrap_or_default();
-    let template = ChatTemplate::fallback(architecture, bos, eos);
-    if let Some(name) = template.builtin_name() {
-        notices.push(format!(
-            "the file has no chat template: chat uses the built-in `{name}` (run --raw sends a prompt as it stands)"
-        ));
-    }
-    Ok(Ok(template))
 }

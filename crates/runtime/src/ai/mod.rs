@@ -2,6 +2,7 @@
 
 mod adapters;
 mod bench;
+mod chat;
 mod description;
 mod dry_breakers;
 mod embed;
@@ -16,12 +17,15 @@ mod vocabulary;
 
 pub use adapters::AdapterConfig;
 pub use bench::{BenchOptions, BenchReport, Series};
+pub use chat::{ChatOptions, ChatPrompt, TemplateSource, chat_templates};
 pub use description::{parse_architecture, read_architecture};
 pub use dry_breakers::{DRY_BREAKER_BYTES_MAX, DRY_BREAKERS_MAX};
 pub use engine::{
     Finish, Generation, GenerationConfig, InferenceEngine, LOGPROBS_MAX, ModelConfig, Piece, Stats, TokenLogProbs,
 };
-pub use hublabio_chat::{Message, constraint};
+pub use hublabio_chat::{
+    Answer, BUILTINS, Content, Event, Json, Malformed, Message, OutputParser, Tool, ToolCall, ToolFormat, constraint,
+};
 pub use hublabio_engine::{Architecture, Isa, KvType, Pooling, architecture, sampling, sampling::SamplingConfig};
 pub use hublabio_tokenizer as tokenizer;
 pub use hublabio_tokenizer::TokenId;
