@@ -2,11 +2,12 @@
 """Checks a `hublab` binary against the expected logits of a folder of models.
 
     python3 compare.py --hublab ../../target/release/hublab
-    python3 compare.py --hublab … --dir fixtures/families
+    python3 compare.py --hublab … --lora fixtures/lora
     python3 compare.py --hublab … --dir /tmp/oracle --sequences 4
 
-Encoders go through `hublab embed`, adapters of --lora through `hublab logits --lora`. Needs only `numpy`. With --sequences, `transformers` and llama.cpp also run, on that many further
-prompts per quantized file, which makes the KL ratio steadier. Exit status 1 when anything misses its limit.
+Encoders go through `hublab embed`, adapters through `hublab logits --lora`. Needs only `numpy`. With
+--sequences, `transformers` and llama.cpp also run, on that many further prompts per quantized file, which
+makes the KL ratio steadier. Exit status 1 when anything misses its limit.
 """
 
 import argparse
@@ -18,11 +19,6 @@ from pathlib import Path
 import numpy as np
 
 import expect
-
-
-# The longest request for which a longrope model's short factors hold is decided by its context limit; these
-# files expect the short ones.
-SHORT_CONTEXT = {"phi-shortrope-F32": 256}
 
 
 def hublab(options, verb, path, ids, arguments=()):
@@ -37,8 +33,6 @@ def hublab(options, verb, path, ids, arguments=()):
 
 def hublab_logits(options, path, ids, arguments=()):
     """[positions, vocab] from `hublab logits MODEL --all`."""
-    if options.context_argument and path.stem in SHORT_CONTEXT:
-        arguments = (*arguments, f"{options.context_argument}={SHORT_CONTEXT[path.stem]}")
     answer = hublab(options, "logits", path, ids, ("--all", *arguments))
     logits = np.array(answer["logits"], dtype=np.float64)
     if logits.shape != (len(ids), answer["vocab"]):
@@ -68,9 +62,10 @@ def check_encoder(options, path, tolerance):
 def check_adapter(options, path, tolerance):
     base = options.lora.parent / f"{path.stem.removesuffix('-lora')}-F32.gguf"
     ids, truth = expect.read_expect(path.with_suffix(".expect"))
-    logits = hublab_logits(options, base, ids, (*options.f32_argument, f"--lora={path}"))
+    logits = hublab_logits(options, base, ids, (*options.f32_argument, "--lora", path))
     difference = np.abs(logits - truth)
-    return bool(difference.max() <= tolerance), f"{difference.max():.2e} | {np.sqrt((difference**2).mean()):.2e} | {len(ids)}"
+    passed = bool(difference.max() <= tolerance)
+    return passed, f"{difference.max():.2e} | {np.sqrt((difference**2).mean()):.2e} | {len(ids)}"
 
 
 class Tally:
@@ -152,7 +147,6 @@ def main():
     parser.add_argument("--sequences", type=int, default=0, help="further prompts per file, checked live")
     parser.add_argument("--argument", action="append", default=[], help="passed on to hublab, e.g. --argument=--threads=1")
     parser.add_argument("--f32-argument", action="append", default=[], help="the same, for F32 files only: an F32 cache")
-    parser.add_argument("--context-argument", default="", help="hublab's option for a request's context limit")
     parser.add_argument("--lora", type=Path, help="a folder of adapters, whose bases are in the folder above it")
     options = parser.parse_args()
 
