@@ -84,8 +84,9 @@ fn a_description_runs_what_is_not_built_in() {
     fails(&["logits", &path], ids, 1, &["`ours`", "not supported", "llama"]);
     let good = file("arch", "good.toml", b"base = \"llama\"\nname = \"ours\"\n");
     assert_eq!(succeeds_with(&["logits", &path, "--arch", &good], ids).text(), expected);
-    file("arch", "ours.arch.toml", b"base = \"llama\"\nname = \"ours\"\n");
-    assert_eq!(succeeds_with(&["logits", &path], ids).text(), expected);
+    let path_beside = file("arch_beside", "ours.gguf", &tiny.bytes());
+    file("arch_beside", "ours.arch.toml", b"base = \"llama\"\nname = \"ours\"\n");
+    assert_eq!(succeeds_with(&["logits", &path_beside], ids).text(), expected);
     let wrong =
         file("arch", "wrong.toml", b"base = \"llama\"\nname = \"ours\"\n[attention]\nqkv-bias = \"required\"\n");
     fails(&["logits", &path, "--arch", &wrong], ids, 1, &["blk.0.attn_q.bias", "missing"]);
