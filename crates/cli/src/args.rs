@@ -479,7 +479,7 @@ pub struct ConstraintArgs {
     /// Answer in text that all of this regular expression matches
     #[arg(long, value_name = "REGEX", group = "constraint")]
     pub regex: Option<String>,
-    /// Answer in text that this grammar makes: a .gbnf file (llama.cpp's form) or a .lark file (llguidance's)
+    /// Answer in text of this grammar: a .gbnf file (llama.cpp's form) or a .lark file (llguidance's)
     #[arg(long, value_name = "FILE", group = "constraint")]
     pub grammar: Option<PathBuf>,
     /// Leave the answer free until this text, such as </think>
