@@ -17,7 +17,7 @@ fn answer(engine: &mut InferenceEngine, config: &GenerationConfig) -> Result<Gen
 }
 
 fn constrained(source: ConstraintSource, base: GenerationConfig) -> GenerationConfig {
-    GenerationConfig { constraint: Some(source.into()), max_tokens: Some(200), ..base }
+    GenerationConfig { constraint: Some(source.into()), max_tokens: Some(400), ..base }
 }
 
 #[test]

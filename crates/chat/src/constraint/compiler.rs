@@ -167,7 +167,9 @@ impl ConstraintCompiler {
         let kind = kind_name(source);
         let mut answer = match source {
             ConstraintSource::JsonSchema(value) => GrammarWithLexer::from_json_schema(schema::prepare(value)?),
-            ConstraintSource::JsonObject => GrammarWithLexer::from_json_schema(json!({ "type": "object" })),
+            ConstraintSource::JsonObject => {
+                GrammarWithLexer::from_json_schema(schema::prepare(&json!({ "type": "object" }))?)
+            }
             ConstraintSource::Regex(regex) => GrammarWithLexer::from_regex(short(kind, regex)?),
             ConstraintSource::Lark(lark) => GrammarWithLexer::from_lark(short(kind, lark)?.to_owned()),
             ConstraintSource::Gbnf(text) => {
@@ -203,8 +205,12 @@ impl ConstraintCompiler {
         // A control token leaves no text, so it is matched as itself; any other marker by its text, however it is cut
         // into tokens.
         Ok(match self.control_token(marker) {
-            Some(id) => format!("start: TEXT? <[{id}]> SPACE? @answer\nTEXT: /(?s:.+)/\nSPACE: /[ \\t\\r\\n]+/\n"),
-            None => format!("start: free SPACE? @answer\nfree[suffix={quoted}]: /(?s:.*)/\nSPACE: /[ \\t\\r\\n]+/\n"),
+            Some(id) => {
+                format!("start: TEXT? <[{id}]> SPACE? @answer\nTEXT: /(?s:.+)/\nSPACE: /[ \\t\\r\\n]{{1,8}}/\n")
+            }
+            None => {
+                format!("start: free SPACE? @answer\nfree[suffix={quoted}]: /(?s:.*)/\nSPACE: /[ \\t\\r\\n]{{1,8}}/\n")
+            }
         })
     }
 

@@ -39,7 +39,16 @@ pub use compiler::{Constraint, ConstraintCompiler};
 pub use error::{ConstraintError, UnsupportedKeyword};
 pub use tools::{ToolCallShape, ToolSchema};
 
-use serde_json::Value;
+use serde_json::{Value, json};
+
+/// The white space between the parts of a JSON answer: a blank or two, or a line end and its indentation. JSON has no
+/// bound, but a small model that may write blanks writes nothing else.
+const JSON_SPACE: &str = r"\x20{1,2}|\r?\n[\x20\t]{0,20}";
+
+/// Options of `llguidance`, which it takes inside of a schema.
+fn json_options() -> Value {
+    json!({ "whitespace_pattern": JSON_SPACE })
+}
 
 /// What an answer must look like.
 #[derive(Debug, Clone, PartialEq)]

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
-use super::{ConstraintError, UnsupportedKeyword};
+use super::{ConstraintError, UnsupportedKeyword, json_options};
 
 /// Deepest nesting of a schema, references followed once each, as compiling it recurses.
 const DEPTH_MAX: usize = 1500;
@@ -86,6 +86,10 @@ pub fn prepare(schema: &Value) -> Result<Value, ConstraintError> {
     if !walk.has_value(&simplified) {
         return unsatisfiable("every value would have to contain itself, so none is ever complete");
     }
+    if simplified == Value::Bool(true) {
+        simplified = Value::Object(Map::new());
+    }
+    simplified["x-guidance"] = json_options();
     Ok(simplified)
 }
 

@@ -245,6 +245,8 @@ fn wrong_schemas_are_refused() {
 fn a_json_object_is_any_object() {
     let constraint = compile(ConstraintSource::JsonObject).unwrap();
     check(&constraint, &["{}", r#"{"a":[1,{"b":null}]}"#], &["[]", "1", "{", "{a:1}"]);
+    // White space as people and programs write it, but not without end.
+    check(&constraint, &["{ }", "{\n    \"a\": [1, 2],\r\n\t\"b\" : 3\n}"], &["{   }", "{\n\n}", "{ "]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{ConstraintError, ConstraintSource};
+use super::{ConstraintError, ConstraintSource, json_options};
 
 /// Deepest nesting that references are rewritten in; what is deeper is refused by the compiler anyway.
 const DEPTH_MAX: usize = 512;
@@ -78,6 +78,8 @@ impl ConstraintSource {
         if shape.before.is_empty() && shape.after.is_empty() {
             return Ok(Self::JsonSchema(schema));
         }
+        let mut schema = schema;
+        schema["x-guidance"] = json_options();
         let text = |text: &str| Value::from(text).to_string();
         Ok(Self::Lark(format!("start: {} call {}\ncall: %json {schema}\n", text(&shape.before), text(&shape.after))))
     }

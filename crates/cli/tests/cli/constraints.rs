@@ -25,7 +25,7 @@ fn an_answer_has_the_form_that_was_asked_for() {
 
 #[test]
 fn what_cannot_be_honoured_is_said() {
-    let grammar = file("constraints", "bad.gbnf", b"root ::= \"a\"\n  | missing\n");
+    let grammar = file("constraints", "bad.gbnf", b"root ::= \"a\" |\n  missing\n");
     let other = file("constraints", "g.txt", b"root ::= \"a\"");
     let cases: [(&[&str], &str); 8] = [
         (&["--json-schema", r#"{"items": {"uniqueItems": true}}"#], "`uniqueItems` at #/items"),
@@ -33,7 +33,7 @@ fn what_cannot_be_honoured_is_said() {
         (&["--json-schema", "no/such/file.json"], "no/such/file.json"),
         (&["--json-schema", "false"], "cannot be satisfied"),
         (&["--regex", "("], "unclosed group"),
-        (&["--grammar", &grammar], "line 2, column 5: there is no rule `missing`"),
+        (&["--grammar", &grammar], "line 2, column 3: there is no rule `missing`"),
         (&["--grammar", &other], "must end in .gbnf"),
         (&["--regex", "a", "--json-schema", "true"], "cannot be used with"),
     ];
