@@ -616,7 +616,35 @@ fn encoders_that_a_file_cannot_express() {
     broken(
         "bert",
         &|copy| copy.edit_json(tokenizer, |json| json["model"]["vocab"] = json!([])),
-        &[tokenizer, "`vocab`"],
+        &[tokenizer, "`model.vocab`"],
     );
-    broken("bert", &|copy| fs::remove_file(copy.path(tokenizer)).unwrap(), &["no tokenizer.json", "saved anew"]);
+    broken("bert", &|copy| fs::remove_file(copy.path(tokenizer)).unwrap(), &["neither tokenizer.json nor vocab.txt"]);
+}
+
+/// What older checkpoints have instead of a tokenizer.json says the same of a tokenizer that is BERT's.
+#[test]
+fn a_vocabulary_of_lines_gives_the_same_tokens() {
+    let of = |edit: &dyn Fn(&Copy)| {
+        let copy = Copy::of("bert", "lines");
+        // A copy has no folder for the pooling.
+        fs::remove_file(copy.path("modules.json")).unwrap();
+        edit(&copy);
+        Plan::new(&copy.0, OutputType::Auto).unwrap().metadata().clone()
+    };
+    let expected = of(&|_| ());
+    let found = of(&|copy| {
+        let document: Json = serde_json::from_slice(&fs::read(copy.path("tokenizer.json")).unwrap()).unwrap();
+        let vocabulary = document["model"]["vocab"].as_object().unwrap();
+        let mut lines: Vec<(u64, &str)> =
+            vocabulary.iter().map(|(text, id)| (id.as_u64().unwrap(), text.as_str())).collect();
+        lines.sort_unstable();
+        let lines: Vec<&str> = lines.into_iter().map(|(_, text)| text).collect();
+        fs::write(copy.path("vocab.txt"), lines.join("\n")).unwrap();
+        fs::remove_file(copy.path("tokenizer.json")).unwrap();
+    });
+    assert!(expected.iter().filter(|(key, _)| key.starts_with("tokenizer.ggml.")).count() >= 12);
+    for (key, value) in expected.iter() {
+        assert_eq!(found.get(key), Some(value), "{key}");
+    }
+    assert_eq!(found.len(), expected.len());
 }
