@@ -460,7 +460,12 @@ fn windows_and_factors_that_cannot_be() {
         ),
         ("qwen3moe", "rope_parameters", json!({"rope_type": "yarn", "factor": 2, "truncate": false}), &["truncate"]),
         ("qwen3moe", "rope_parameters", json!({"rope_type": "yarn", "factor": 2, "attention_factor": 0}), &["above 0"]),
-    ] as [(&str, &str, Json, &[&str]); 7]
+        ("smollm3", "no_rope_layers", json!([1, 1, 0, 1, 1]), &["`no_rope_layers`", "turn all layers but"]),
+        ("smollm3", "no_rope_layers", json!(4), &["`no_rope_layers` is 4", "turn all layers but"]),
+        ("starcoder2", "sliding_window", json!(0), &["`sliding_window` is 0", "above 0"]),
+        ("starcoder2", "hidden_act", json!("silu"), &["`hidden_act`", "means gelu_pytorch_tanh"]),
+        ("phi2", "qk_layernorm", json!(true), &["`qk_layernorm` is true", "no norms of queries and keys"]),
+    ] as [(&str, &str, Json, &[&str]); 12]
     {
         let copy = Copy::of(fixture, "windows");
         copy.edit_json("config.json", |config| config[key] = value);
