@@ -4,16 +4,19 @@
     python3 compare.py --hublab ../../target/release/hublab
     python3 compare.py --hublab … --lora fixtures/lora
     python3 compare.py --hublab … --dir /tmp/oracle --sequences 4
+    python3 compare.py --hublab … --checkpoints /tmp/checkpoints --lora fixtures/lora
 
-Encoders go through `hublab embed`, adapters through `hublab logits --lora`. Needs only `numpy`. With
---sequences, `transformers` and llama.cpp also run, on that many further prompts per quantized file, which
-makes the KL ratio steadier. Exit status 1 when anything misses its limit.
+Encoders go through `hublab embed`, adapters of --lora through `hublab logits --lora`. Needs only `numpy`. With --sequences, `transformers` and llama.cpp also run, on that many further
+prompts per quantized file, which makes the KL ratio steadier.
+With --checkpoints, the folders that make_models.py and make_lora.py save are checked instead of the files: `hublab convert` makes a file
+of each, whose outputs must be those that --dir expects. Exit status 1 when anything misses its limit.
 """
 
 import argparse
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +43,14 @@ def hublab_logits(options, path, ids, arguments=()):
     return logits
 
 
+def expectation_of(options, path):
+    """The `.expect` of a file, which a converted one does not have beside it."""
+    folder = options.lora if path.stem.endswith("-lora") else options.dir
+    return folder / f"{path.stem}.expect"
+
+
 def check_float(options, path, tolerance):
-    ids, truth = expect.read_expect(path.with_suffix(".expect"))
+    ids, truth = expect.read_expect(expectation_of(options, path))
     difference = np.abs(hublab_logits(options, path, ids, options.f32_argument) - truth)
     passed = bool(difference.max() <= tolerance)
     return passed, f"{difference.max():.2e} | {np.sqrt((difference**2).mean()):.2e} | {len(ids)}"
@@ -49,7 +58,7 @@ def check_float(options, path, tolerance):
 
 def check_encoder(options, path, tolerance):
     """`hublab embed` prints {"embeddings": [[…]]}: one pooled, normalised row per text."""
-    ids, pooled, _ = expect.read_encoder_expect(path.with_suffix(".expect"))
+    ids, pooled, _ = expect.read_encoder_expect(expectation_of(options, path))
     (row,) = hublab(options, "embed", path, ids, options.f32_argument)["embeddings"]
     row = np.array(row, dtype=np.float64)
     if row.shape != pooled.shape:
@@ -60,12 +69,54 @@ def check_encoder(options, path, tolerance):
 
 
 def check_adapter(options, path, tolerance):
-    base = options.lora.parent / f"{path.stem.removesuffix('-lora')}-F32.gguf"
-    ids, truth = expect.read_expect(path.with_suffix(".expect"))
-    logits = hublab_logits(options, base, ids, (*options.f32_argument, "--lora", path))
+    bases = path.parent if options.checkpoints else options.lora.parent
+    base = bases / f"{path.stem.removesuffix('-lora')}-F32.gguf"
+    ids, truth = expect.read_expect(expectation_of(options, path))
+    logits = hublab_logits(options, base, ids, (*options.f32_argument, f"--lora={path}"))
     difference = np.abs(logits - truth)
     passed = bool(difference.max() <= tolerance)
     return passed, f"{difference.max():.2e} | {np.sqrt((difference**2).mean()):.2e} | {len(ids)}"
+
+
+def converted(options, folder, scratch):
+    """The F32 file that `hublab convert` makes of a folder; an adapter is made for the base beside it."""
+    adapter = (folder / "adapter_config.json").exists()
+    path = scratch / (f"{folder.name}.gguf" if adapter else f"{folder.name}-F32.gguf")
+    base = ("--base", folder.with_name(folder.name.removesuffix("-lora"))) if adapter else ()
+    command = [options.hublab, "convert", folder, path, "--type", "F32", *base]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"convert, exit status {done.returncode}: {done.stderr.strip()}")
+    return path
+
+
+def check_checkpoint(options, folder, scratch, document):
+    path = converted(options, folder, scratch)
+    if path.stem.endswith("-lora"):
+        if not options.lora:
+            raise RuntimeError("--lora says where the expectations of adapters are")
+        return check_adapter(options, path, document["tolerance_f32"])
+    if expect.is_encoder(expectation_of(options, path)):
+        return check_encoder(options, path, document["tolerance_cosine"])
+    return check_float(options, path, document["tolerance_f32"])
+
+
+def check_checkpoints(options, document):
+    """The folders whose F32 expectation is in --dir, bases before their adapters; returns how many failed."""
+    folders = [path for path in sorted(options.checkpoints.iterdir()) if (path / "config.json").exists()]
+    folders = [path for path in folders if (options.dir / f"{path.name}-F32.expect").exists()]
+    folders += sorted(path.parent for path in options.checkpoints.glob("*/adapter_config.json"))
+    assert folders, f"no folder in {options.checkpoints} belongs to a file of {options.dir}"
+    with tempfile.TemporaryDirectory() as scratch:
+        return table(
+            f"Converted checkpoints: as their F32 files (logits within {document['tolerance_f32']}, embeddings within a "
+            f"cosine distance of {document['tolerance_cosine']})",
+            "largest, or cosine distance | RMS, or length | positions",
+            [
+                (folder.name, lambda folder=folder: check_checkpoint(options, folder, Path(scratch), document))
+                for folder in folders
+            ],
+        )
 
 
 class Tally:
@@ -148,10 +199,13 @@ def main():
     parser.add_argument("--argument", action="append", default=[], help="passed on to hublab, e.g. --argument=--threads=1")
     parser.add_argument("--f32-argument", action="append", default=[], help="the same, for F32 files only: an F32 cache")
     parser.add_argument("--lora", type=Path, help="a folder of adapters, whose bases are in the folder above it")
+    parser.add_argument("--checkpoints", type=Path, help="a folder of Hugging Face folders, to be converted and checked")
     options = parser.parse_args()
 
     document = json.loads((options.dir / "quant.json").read_text())
     tolerance, ratio_max = document["tolerance_f32"], document["kl_ratio_max"]
+    if options.checkpoints:
+        finish(check_checkpoints(options, document))
     everything = sorted(options.dir.glob("*-F32.gguf"))
     encoders = [path for path in everything if expect.is_encoder(path.with_suffix(".expect"))]
     floats = [path for path in everything if path not in encoders]
@@ -189,6 +243,10 @@ def main():
             for name, entry in coded
         ],
     )
+    finish(failed)
+
+
+def finish(failed):
     print(f"\n{failed} failed" if failed else "\nall passed")
     sys.exit(1 if failed else 0)
 

@@ -18,12 +18,15 @@ from transformers.models.mistral import modeling_mistral
 from transformers.models.mixtral import modeling_mixtral
 from transformers.models.nomic_bert import modeling_nomic_bert
 from transformers.models.olmo2 import modeling_olmo2
+from transformers.models.phi import modeling_phi
 from transformers.models.phi3 import modeling_phi3
 from transformers.models.qwen2 import modeling_qwen2
 from transformers.models.qwen2_moe import modeling_qwen2_moe
 from transformers.models.qwen3 import modeling_qwen3
 from transformers.models.qwen3_moe import modeling_qwen3_moe
+from transformers.models.smollm3 import modeling_smollm3
 from transformers.models.stablelm import modeling_stablelm
+from transformers.models.starcoder2 import modeling_starcoder2
 
 # Stems of parameter names, theirs → GGUF's; those of a layer without "model.layers.N." and "blk.N.".
 DECODER = {
@@ -142,6 +145,21 @@ FAMILIES = {
         "StableLm",
         modeling_stablelm,
         {"self_attn.q_layernorm": "attn_q_norm", "self_attn.k_layernorm": "attn_k_norm"},
+    ),
+    "smollm3": _decoder("smollm3", "SmolLM3", modeling_smollm3, pairs=True),
+    "starcoder2": _decoder(
+        "starcoder2", "Starcoder2", modeling_starcoder2, {"mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
+    ),
+    "phi": _decoder(
+        "phi2",
+        "Phi",
+        modeling_phi,
+        {
+            "model.final_layernorm": "output_norm",
+            "self_attn.dense": "attn_output",
+            "mlp.fc1": "ffn_up",
+            "mlp.fc2": "ffn_down",
+        },
     ),
     "bert": Family(
         "bert",

@@ -8,6 +8,9 @@ import math
 
 import gguf
 
+# Decoders whose norms subtract the mean; what `transformers` calls their epsilon.
+LAYER_NORM = {"stablelm": "layer_norm_eps", "starcoder2": "norm_epsilon", "phi": "layer_norm_eps"}
+
 
 def add_hyperparameters(writer, spec, config, file_type):
     writer.add_name(spec.name)
@@ -21,17 +24,17 @@ def add_hyperparameters(writer, spec, config, file_type):
         _add_encoder(writer, spec)
         return
     writer.add_head_count_kv(spec.kv_heads)
-    if spec.family == "stablelm":
+    if spec.family in LAYER_NORM:
         writer.add_layer_norm_eps(spec.norm_eps)
     else:
         writer.add_layer_norm_rms_eps(spec.norm_eps)
-    # The converter's own code for these two writes no base.
-    if spec.family not in ("gemma", "gemma2") or spec.rope_theta != 10_000.0:
+    # The converter's own code for these writes no base.
+    if spec.family not in ("gemma", "gemma2", "phi") or spec.rope_theta != 10_000.0:
         writer.add_rope_freq_base(spec.rope_theta)
     if spec.head_dim:
         writer.add_key_length(spec.head_dim)
         writer.add_value_length(spec.head_dim)
-    if spec.arch in ("llama", "granite", "granitemoe"):
+    if spec.arch in ("llama", "smollm3", "granite", "granitemoe"):
         writer.add_vocab_size(spec.vocab)
         writer.add_rope_dimension_count(spec.head_width)
     _add_rope_scaling(writer, spec)

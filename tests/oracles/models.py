@@ -11,6 +11,7 @@ import torch
 
 import specs
 from families import FAMILIES
+from hyperparameters import LAYER_NORM
 
 
 def config_of(spec, **changes):
@@ -34,14 +35,14 @@ def config_of(spec, **changes):
     else:
         entries |= {
             "num_key_value_heads": spec.kv_heads,
-            "layer_norm_eps" if spec.family == "stablelm" else "rms_norm_eps": spec.norm_eps,
+            LAYER_NORM.get(spec.family, "rms_norm_eps"): spec.norm_eps,
             "tie_word_embeddings": spec.tied,
             "rope_parameters": rope_of(spec),
             "bos_token_id": None,
             "eos_token_id": None,
         }
     # Defaults of some families lie beyond these vocabularies.
-    if spec.family == "phi3":
+    if spec.family in ("phi3", "smollm3"):
         entries |= {"pad_token_id": None}
     if spec.head_dim:
         entries["head_dim"] = spec.head_dim
@@ -128,7 +129,7 @@ def with_table_gelu(model):
     """The model with llama.cpp's GELU, if GELU is what it has; True in that case."""
     changed = False
     for module in model.modules():
-        for name in ("act_fn", "intermediate_act_fn"):
+        for name in ("act_fn", "act", "activation_fn", "intermediate_act_fn"):
             if "gelu" in type(getattr(module, name, None)).__name__.lower():
                 setattr(module, name, TableGelu())
                 changed = True
@@ -220,10 +221,15 @@ def scale_scores(layer, spec, factor):
 def scale_logits(model, spec, factor):
     if not spec.tied:
         model.lm_head.weight.mul_(factor)
+        if model.lm_head.bias is not None:
+            model.lm_head.bias.mul_(factor)
         return
     # Scaling a tied output would scale the embedding too; the last norm serves instead.
     offset = FAMILIES[spec.family].norm_offset
-    model.model.norm.weight.copy_((model.model.norm.weight + offset) * factor - offset)
+    norm = model.model.norm
+    norm.weight.copy_((norm.weight + offset) * factor - offset)
+    if getattr(norm, "bias", None) is not None:
+        norm.bias.mul_(factor)
 
 
 @torch.no_grad()

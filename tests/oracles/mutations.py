@@ -294,7 +294,7 @@ def tie_output(spec, weights):
 def other_activation(name):
     def change(model):
         for module in model.modules():
-            for attribute in ("act_fn", "activation_fn", "intermediate_act_fn"):
+            for attribute in ("act_fn", "act", "activation_fn", "intermediate_act_fn"):
                 if isinstance(getattr(module, attribute, None), torch.nn.Module):
                     setattr(module, attribute, transformers.activations.ACT2FN[name])
 
@@ -302,13 +302,13 @@ def other_activation(name):
 
 
 def uses_gelu(spec, _):
-    return spec.family.startswith("gemma") or spec.family == "bert"
+    return spec.family.startswith("gemma") or spec.family in ("starcoder2", "phi", "bert")
 
 
 def epsilon(value):
     def mutate(spec, weights):
         config = models.config_of(spec)
-        name = "rms_norm_eps" if hasattr(config, "rms_norm_eps") else "layer_norm_eps"
+        name = next(name for name in ("rms_norm_eps", "norm_epsilon", "layer_norm_eps") if hasattr(config, name))
         return run(spec, weights, **{name: value})
 
     return mutate
@@ -373,7 +373,7 @@ def keep_means(model):
 
 
 def layer_norms(spec, _):
-    return spec.family in ("stablelm", "bert", "nomic")
+    return spec.family in ("stablelm", "starcoder2", "phi", "bert", "nomic")
 
 
 def sequential(spec, weights):
@@ -382,6 +382,17 @@ def sequential(spec, weights):
         if ".input_layernorm." in name:
             weights[name.replace("input_layernorm", "post_attention_layernorm")] = weights[name]
     return run(spec, weights, use_parallel_residual=False)
+
+
+def in_sequence(model):
+    """Phi's feed-forward half reads what attention left in the stream, through the same norm."""
+    for layer in model.model.layers:
+        stream = {}
+        layer.register_forward_pre_hook(lambda _m, inputs, stream=stream: stream.update(before=inputs[0]))
+        layer.self_attn.register_forward_hook(lambda _m, _i, output, stream=stream: stream.update(added=output[0]))
+        layer.mlp.register_forward_pre_hook(
+            lambda _m, _i, layer=layer, stream=stream: (layer.input_layernorm(stream["before"] + stream["added"]),)
+        )
 
 
 def shift_positions(_, weights):
@@ -435,10 +446,11 @@ MUTATIONS = (
     ("q bias off", *zeroed(("q_proj.bias", "query.bias"))),
     ("k bias off", *zeroed("k_proj.bias")),
     ("v bias off", *zeroed(("v_proj.bias", "value.bias"))),
-    ("attention output bias off", *zeroed(("o_proj.bias", "attention.output.dense.bias"))),
+    ("attention output bias off", *zeroed(("o_proj.bias", "self_attn.dense.bias", "attention.output.dense.bias"))),
     ("gate bias off", *zeroed("gate_proj.bias")),
-    ("up bias off", *zeroed(("up_proj.bias", "intermediate.dense.bias"))),
-    ("down bias off", *zeroed(("down_proj.bias", "output.dense.bias"))),
+    ("up bias off", *zeroed(("up_proj.bias", "c_fc.bias", "fc1.bias", "intermediate.dense.bias"))),
+    ("down bias off", *zeroed(("down_proj.bias", "c_proj.bias", "fc2.bias", "output.dense.bias"))),
+    ("output bias off", *zeroed("lm_head.bias")),
     ("RoPE off", rotary, with_patch(ROPE, no_rotation)),
     ("RoPE on the other pairs", rotary, with_patch(ROPE, neighbour_pairs)),
     ("keys rotated one late", rotary, with_patch(ROPE, one_position_late)),
@@ -454,6 +466,9 @@ MUTATIONS = (
      with_config(rope_parameters=lambda spec: rope_of(spec, beta_fast=32.0, beta_slow=1.0))),
     ("longrope's other factors", scaled("longrope"), with_config(rope_parameters=other_longrope_factors)),
     ("whole head rotated", partial, with_config(rope_parameters=rotate_all)),
+    ("layers without positions turn", family("smollm3"), with_config(no_rope_layers=lambda spec: [1] * spec.layers)),
+    ("layers without positions counted from 0", family("smollm3"),
+     with_config(no_rope_layers=lambda spec: [int(layer % 4 != 0) for layer in range(spec.layers)])),
     ("window off", windowed, with_config(sliding_window=lambda spec: spec.context)),
     ("window one longer", windowed, with_config(sliding_window=lambda spec: spec.config["sliding_window"] + 1)),
     ("window one shorter", windowed, with_config(sliding_window=lambda spec: spec.config["sliding_window"] - 1)),
@@ -476,7 +491,7 @@ MUTATIONS = (
     ("causal mask on", encoder, with_patch(ATTENTION, causal_mask)),
     ("attention norm weight 1", *flat("input_layernorm.weight")),
     ("FFN norm weight 1", *flat(("pre_feedforward_layernorm.weight", "post_attention_layernorm.weight"))),
-    ("output norm weight 1", *flat("model.norm.weight")),
+    ("output norm weight 1", *flat(("model.norm.weight", "final_layernorm.weight"))),
     ("norm offset off", offset_family, with_weights(offset_off)),
     ("q norm off", *without("q_norm")),
     ("k norm off", *without("k_norm")),
@@ -489,6 +504,7 @@ MUTATIONS = (
     ("FFN post-norm off", *without("post_feedforward_layernorm")),
     ("norm biases off", layer_norms, zeroed(("norm.bias", "LayerNorm.bias"))[1]),
     ("means not subtracted", layer_norms, with_model(keep_means)),
+    ("halves in sequence", family("phi"), with_model(in_sequence)),
     ("sequential residual", configured("use_parallel_residual"), sequential),
     ("embedding scale off", lambda spec, _: spec.family.startswith("gemma"), with_model(unscaled_embedding)),
     ("embedding multiplier off", configured("embedding_multiplier"), with_config(embedding_multiplier=1.0)),
@@ -502,7 +518,7 @@ MUTATIONS = (
     # The two forms of GELU are alike to 5e-4. Behind BERT's norms that is less than the tolerance: no comparison of
     # outputs can tell them apart there, only a test of the function can.
     ("tanh GELU for erf, 0.1 ×", family("bert"), other_activation("gelu_pytorch_tanh"), 0.1),
-    ("erf GELU for tanh, 1 ×", lambda spec, _: spec.family.startswith("gemma"), other_activation("gelu"), 1),
+    ("erf GELU for tanh, 1 ×", lambda spec, _: uses_gelu(spec, _) and spec.family != "bert", other_activation("gelu"), 1),
     ("expert weights normalised or not", lambda spec, _: "norm_topk_prob" in spec.config,
      with_config(norm_topk_prob=lambda spec: not spec.config["norm_topk_prob"])),
     ("expert weights equal", mixture, with_model(equal_expert_weights)),

@@ -481,10 +481,11 @@ impl PoolingName {
 #[derive(Debug, Args)]
 #[command(
     long_about = "Turns the folder of a Hugging Face checkpoint (config.json, safetensors, tokenizer) into one GGUF file.\n\n\
-        Families: Llama, Mistral, Mixtral, Qwen2, Qwen3 and their mixtures of experts, Phi-3, Gemma 1, 2 and 3 (the\n\
-        text part), OLMo 2, Granite, StableLM, and the encoders BERT and nomic-embed-text. With --base, DIR is a PEFT\n\
-        (LoRA) adapter. Matrices get the type of --type; norms and biases stay F32. Memory does not grow with the\n\
-        model. The file appears under its name when it is whole: after an error or Ctrl-C there is none.",
+        Families: Llama, Mistral, Mixtral, Qwen2, Qwen3 and their mixtures of experts, Phi-1.5 to Phi-4, Gemma 1, 2\n\
+        and 3 (the text part), SmolLM3, OLMo 2, Granite, StableLM, StarCoder2, and the encoders BERT and\n\
+        nomic-embed-text. With --base, DIR is a PEFT (LoRA) adapter. Matrices get the type of --type; norms and\n\
+        biases stay F32. Memory does not grow with the model. The file appears under its name when it is whole:\n\
+        after an error or Ctrl-C there is none.",
     after_long_help = "Examples:\n  \
         hublab convert Llama-3.2-1B-Instruct llama.gguf\n  \
         hublab convert Qwen2.5-0.5B qwen.gguf --type Q8_0\n  \

@@ -140,7 +140,7 @@ fn shard_names(index: &Value) -> Result<Vec<String>, Error> {
 }
 
 /// The files that a conversion reads beside the weights.
-const TEXTS: [&str; 12] = [
+const TEXTS: [&str; 13] = [
     INDEX,
     "adapter_config.json",
     "modules.json",
@@ -148,6 +148,7 @@ const TEXTS: [&str; 12] = [
     "generation_config.json",
     "tokenizer.json",
     "tokenizer.model",
+    "vocab.txt",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",

@@ -19,16 +19,19 @@ pub enum Family {
     Gemma,
     Gemma2,
     Gemma3,
+    SmolLm3,
     Olmo2,
     Granite,
     GraniteMoe,
     StableLm,
+    Starcoder2,
+    Phi,
     Bert,
     NomicBert,
 }
 
 /// The names under `architectures` in `config.json`.
-const ARCHITECTURES: [(&str, Family); 20] = [
+const ARCHITECTURES: [(&str, Family); 23] = [
     ("LlamaForCausalLM", Family::Llama),
     ("MistralForCausalLM", Family::Mistral),
     ("MixtralForCausalLM", Family::Mixtral),
@@ -41,11 +44,14 @@ const ARCHITECTURES: [(&str, Family); 20] = [
     ("Gemma2ForCausalLM", Family::Gemma2),
     ("Gemma3ForCausalLM", Family::Gemma3),
     ("Gemma3ForConditionalGeneration", Family::Gemma3),
+    ("SmolLM3ForCausalLM", Family::SmolLm3),
     ("Olmo2ForCausalLM", Family::Olmo2),
     ("GraniteForCausalLM", Family::Granite),
     ("GraniteMoeForCausalLM", Family::GraniteMoe),
     ("StableLmForCausalLM", Family::StableLm),
     ("StableLMEpochForCausalLM", Family::StableLm),
+    ("Starcoder2ForCausalLM", Family::Starcoder2),
+    ("PhiForCausalLM", Family::Phi),
     ("BertModel", Family::Bert),
     ("BertForMaskedLM", Family::Bert),
     ("NomicBertModel", Family::NomicBert),
@@ -76,10 +82,13 @@ impl Family {
             Self::Gemma => "gemma",
             Self::Gemma2 => "gemma2",
             Self::Gemma3 => "gemma3",
+            Self::SmolLm3 => "smollm3",
             Self::Olmo2 => "olmo2",
             Self::Granite => "granite",
             Self::GraniteMoe => "granitemoe",
             Self::StableLm => "stablelm",
+            Self::Starcoder2 => "starcoder2",
+            Self::Phi => "phi2",
             Self::Bert => "bert",
             Self::NomicBert => "nomic-bert",
         }
@@ -103,7 +112,12 @@ impl Family {
     /// Whether readers of the file rotate dimensions (2i, 2i + 1) together, where `transformers` rotates
     /// (i, i + head / 2): the rows of Q and K are reordered.
     pub fn rotates_neighbours(self) -> bool {
-        matches!(self, Self::Llama | Self::Mistral | Self::Mixtral) || self.is_granite()
+        matches!(self, Self::Llama | Self::Mistral | Self::Mixtral | Self::SmolLm3) || self.is_granite()
+    }
+
+    /// Whether its norms subtract the mean and have biases.
+    pub fn has_layer_norm(self) -> bool {
+        matches!(self, Self::StableLm | Self::Starcoder2 | Self::Phi) || self.is_encoder()
     }
 
     /// Whether its feed-forward layers choose among experts.

@@ -32,9 +32,12 @@ impl Model {
         if !self.family.is_encoder() {
             keys.u32("attention.head_count_kv", self.n_head_kv);
         }
-        let layer_norm = self.family.is_encoder() || self.family == Family::StableLm;
         keys.f32(
-            if layer_norm { "attention.layer_norm_epsilon" } else { "attention.layer_norm_rms_epsilon" },
+            if self.family.has_layer_norm() {
+                "attention.layer_norm_epsilon"
+            } else {
+                "attention.layer_norm_rms_epsilon"
+            },
             self.norm_epsilon,
         );
         if self.says_head_dim {
@@ -42,12 +45,22 @@ impl Model {
             keys.u32("attention.value_length", self.head_dim);
         }
         match self.family {
-            Family::Llama | Family::Mistral | Family::Mixtral | Family::Granite | Family::GraniteMoe => {
+            Family::Llama
+            | Family::Mistral
+            | Family::Mixtral
+            | Family::SmolLm3
+            | Family::Granite
+            | Family::GraniteMoe => {
                 keys.u32("vocab_size", self.n_vocab);
                 keys.u32("rope.dimension_count", self.rope_dimensions());
                 notes.extend(self.write_rope(&mut keys)?);
             }
-            Family::Qwen2 | Family::Qwen2Moe | Family::Qwen3 | Family::Qwen3Moe | Family::Olmo2 => {
+            Family::Qwen2
+            | Family::Qwen2Moe
+            | Family::Qwen3
+            | Family::Qwen3Moe
+            | Family::Olmo2
+            | Family::Starcoder2 => {
                 notes.extend(self.write_rope(&mut keys)?);
             }
             Family::Phi3 => self.write_phi3(config, &mut keys)?,
@@ -76,6 +89,14 @@ impl Model {
                 keys.u32("rope.dimension_count", self.rope_dimensions());
                 keys.bool("use_parallel_residual", self.parallel);
                 // llama.cpp's converter leaves the base out: readers take 10000.
+                if self.rope.base != 1e4 {
+                    keys.f32("rope.freq_base", self.rope.base);
+                }
+                notes.extend(self.write_scaling(&mut keys)?);
+            }
+            Family::Phi => {
+                keys.u32("rope.dimension_count", self.rope_dimensions());
+                // As with StableLM.
                 if self.rope.base != 1e4 {
                     keys.f32("rope.freq_base", self.rope.base);
                 }

@@ -33,7 +33,7 @@ pub struct Model {
     pub mlp_bias: bool,
     /// `StableLM` only: norms of Q and K, each head with weights of its own.
     pub head_norms: bool,
-    /// `StableLM` only: attention and feed-forward read the same norm.
+    /// `StableLM` and Phi only: attention and feed-forward read the same norm.
     pub parallel: bool,
     pub experts: Option<Experts>,
     /// Kinds of text that an encoder tells apart, each with a row that is added to its tokens.
@@ -82,9 +82,12 @@ impl Model {
         let n_head = or_default(heads_key, is(Family::Gemma3).then_some(8))?;
         let n_head = positive(config, heads_key, n_head)?;
         let kv_default = match family {
-            Family::Llama | Family::Phi3 | Family::Olmo2 | Family::Granite | Family::GraniteMoe => Some(n_head),
+            Family::Llama | Family::Phi3 | Family::Olmo2 | Family::Granite | Family::GraniteMoe | Family::Phi => {
+                Some(n_head)
+            }
             Family::Mistral | Family::Mixtral => Some(8),
-            Family::Gemma3 | Family::Qwen3Moe => Some(4),
+            Family::Gemma3 | Family::Qwen3Moe | Family::SmolLm3 => Some(4),
+            Family::Starcoder2 => Some(2),
             Family::Qwen2Moe => Some(16),
             Family::StableLm => Some(32),
             _ => None,
@@ -96,7 +99,8 @@ impl Model {
             return Err(Error::bad_key("num_key_value_heads", n_head_kv, advice));
         }
         // Some graphs have no such setting.
-        let fixed_head = matches!(family, Family::Phi3 | Family::StableLm | Family::Bert);
+        let fixed_head =
+            matches!(family, Family::Phi3 | Family::StableLm | Family::Starcoder2 | Family::Phi | Family::Bert);
         let given_head_dim = config.u32_opt("head_dim")?.filter(|_| !fixed_head);
         let head_dim = match (given_head_dim, family) {
             (Some(head_dim), _) => head_dim,
@@ -133,21 +137,27 @@ impl Model {
             n_vocab: positive(config, "vocab_size", n_vocab)?,
             context: context(family, config, &names)?,
             norm_epsilon: norm_epsilon(family, config)?,
-            tied: config.bool_opt("tie_word_embeddings")?.unwrap_or(family.is_gemma()),
+            tied: config
+                .bool_opt("tie_word_embeddings")?
+                .unwrap_or(family.is_gemma() || matches!(family, Family::SmolLm3 | Family::Starcoder2)),
             qkv_bias: attention_bias.0,
             output_bias: attention_bias.1,
             mlp_bias,
             head_norms: is(Family::StableLm) && config.bool_opt("qk_layernorm")?.unwrap_or(false),
-            parallel: is(Family::StableLm) && config.bool_opt("use_parallel_residual")?.unwrap_or(false),
+            parallel: is(Family::Phi)
+                || is(Family::StableLm) && config.bool_opt("use_parallel_residual")?.unwrap_or(false),
             experts: if family.has_experts() { Some(Experts::read(family, config, n_ff)?) } else { None },
             n_token_types: if family.is_encoder() { token_types(config)? } else { 0 },
             rope: read_rope(family, config)?,
             says_head_dim: match family {
-                Family::Phi3 | Family::StableLm | Family::Bert => false,
-                Family::Qwen2 | Family::Qwen2Moe | Family::Qwen3Moe | Family::Mixtral | Family::Olmo2 => {
-                    given_head_dim.is_some()
-                }
-                Family::NomicBert => given_head_dim.is_some(),
+                _ if fixed_head => false,
+                Family::Qwen2
+                | Family::Qwen2Moe
+                | Family::Qwen3Moe
+                | Family::Mixtral
+                | Family::SmolLm3
+                | Family::Olmo2
+                | Family::NomicBert => given_head_dim.is_some(),
                 // llama.cpp's converter never says it; readers take width / heads.
                 Family::Granite | Family::GraniteMoe => u64::from(head_dim) * u64::from(n_head) != u64::from(n_embd),
                 _ => true,
@@ -160,7 +170,7 @@ impl Model {
         match self.family {
             // In the order in which the configuration's users round.
             Family::Phi3 => (self.rope.partial * f64::from(self.n_embd)) as u32 / self.n_head,
-            Family::StableLm => (self.rope.partial * f64::from(self.head_dim)) as u32,
+            Family::StableLm | Family::Phi => (self.rope.partial * f64::from(self.head_dim)) as u32,
             _ => self.head_dim,
         }
     }
@@ -179,7 +189,7 @@ impl Model {
         };
         Ok(match self.family {
             Family::Mistral => window(Some(4096))?.and_then(all),
-            Family::Mixtral => window(None)?.and_then(all),
+            Family::Mixtral | Family::Starcoder2 => window(None)?.and_then(all),
             Family::Qwen2 | Family::Qwen2Moe | Family::Qwen3 | Family::Qwen3Moe
                 if config.bool_opt("use_sliding_window")?.unwrap_or(false) =>
             {
@@ -257,7 +267,7 @@ impl Names {
 fn biases(family: Family, config: &Config) -> Result<((bool, bool), bool), Error> {
     let flag = |key: &str, default| Ok::<bool, Error>(config.bool_opt(key)?.unwrap_or(default));
     Ok(match family {
-        Family::Llama | Family::Mistral | Family::Granite => {
+        Family::Llama | Family::Mistral | Family::SmolLm3 | Family::Granite => {
             let attention = flag("attention_bias", false)?;
             ((attention, attention), flag("mlp_bias", false)?)
         }
@@ -268,7 +278,11 @@ fn biases(family: Family, config: &Config) -> Result<((bool, bool), bool), Error
         Family::Qwen2 => ((true, false), false),
         Family::Qwen2Moe => ((flag("qkv_bias", true)?, false), false),
         Family::StableLm => ((flag("use_qkv_bias", false)?, false), false),
-        Family::Bert => ((true, true), true),
+        Family::Starcoder2 => {
+            let all = flag("use_bias", true)?;
+            ((all, all), all)
+        }
+        Family::Phi | Family::Bert => ((true, true), true),
         _ => ((false, false), false),
     })
 }
@@ -277,6 +291,8 @@ fn norm_epsilon(family: Family, config: &Config) -> Result<f64, Error> {
     let (keys, default): (&[&str], f64) = match family {
         Family::Bert | Family::NomicBert => (&["layer_norm_eps", "layer_norm_epsilon"], 1e-12),
         Family::StableLm => (&["layer_norm_eps", "norm_eps"], 1e-5),
+        Family::Starcoder2 => (&["norm_epsilon"], 1e-5),
+        Family::Phi => (&["layer_norm_eps"], 1e-5),
         Family::Phi3 | Family::Mixtral | Family::Olmo2 => (&["rms_norm_eps"], 1e-5),
         _ => (&["rms_norm_eps"], 1e-6),
     };
@@ -308,6 +324,7 @@ fn read_rope(family: Family, config: &Config) -> Result<Rope, Error> {
     let (base, local) = match family {
         Family::Gemma3 => (1e6, Some(1e4)),
         Family::Mixtral => (1e6, None),
+        Family::SmolLm3 => (2e6, None),
         Family::NomicBert => {
             let key = "rotary_emb_base";
             let own = config.get(key).map(|value| as_f64(key, value)).transpose()?;
@@ -318,6 +335,9 @@ fn read_rope(family: Family, config: &Config) -> Result<Rope, Error> {
     let mut rope = Rope::read(config, base, local)?;
     if family != Family::Gemma3 {
         rope.base_local = None;
+    }
+    if family == Family::Phi && !rope.says_partial {
+        rope.partial = 0.5;
     }
     if family == Family::StableLm && !rope.says_partial {
         // As the first StableLM's configuration calls it.
@@ -366,6 +386,8 @@ fn refuse_unsupported(family: Family, config: &Config) -> Result<(), Error> {
         // what it says.
         Family::Gemma if key == "hidden_act" => &["gelu_pytorch_tanh", "gelu"],
         Family::Gemma | Family::Gemma2 | Family::Gemma3 => &["gelu_pytorch_tanh"],
+        // Three names of one function.
+        Family::Starcoder2 | Family::Phi => &["gelu_pytorch_tanh", "gelu_new", "gelu_fast"],
         Family::Bert => &["gelu"],
         Family::NomicBert if key == "activation_function" => &["swiglu"],
         _ => &["silu"],
@@ -381,8 +403,32 @@ fn refuse_unsupported(family: Family, config: &Config) -> Result<(), Error> {
     if family.has_experts() {
         refuse_dense_layers(config)?;
     }
+    if family == Family::SmolLm3 {
+        refuse_other_rotation(config)?;
+    }
+    if family == Family::Phi && config.bool_opt("qk_layernorm")?.unwrap_or(false) {
+        return Err(Error::bad_key("qk_layernorm", true, "a `phi2` file has no norms of queries and keys"));
+    }
     if family.is_encoder() {
         refuse_other_encoders(config)?;
+    }
+    Ok(())
+}
+
+/// Of a `smollm3` file readers turn all layers but every fourth, and see no window.
+fn refuse_other_rotation(config: &Config) -> Result<(), Error> {
+    let advice = "readers of a `smollm3` file turn all layers but every fourth";
+    if let Some(list) = config.get("no_rope_layers") {
+        // One for a layer that turns, despite the name.
+        let turns = |(entry, layer): (&Value, usize)| entry.as_u64() == Some(u64::from(!layer.is_multiple_of(4)));
+        if !list.as_array().is_some_and(|list| list.iter().zip(1..).all(turns)) {
+            return Err(Error::bad_key("no_rope_layers", list, advice));
+        }
+    } else if let Some(every) = config.u32_opt("no_rope_layer_interval")?.filter(|&every| every != 4) {
+        return Err(Error::bad_key("no_rope_layer_interval", every, advice));
+    }
+    if config.bool_opt("use_sliding_window")?.unwrap_or(false) && config.u32_opt("sliding_window")?.is_some() {
+        return Err(Error::bad_key("use_sliding_window", true, "a `smollm3` file has no window"));
     }
     Ok(())
 }

@@ -94,12 +94,13 @@ pub fn rules(model: &Model) -> Vec<Rule> {
         attention(model, &mut place, norm);
         feed_forward(model, &mut place);
     }
-    outer.add("model.norm.weight", "output_norm.weight", &[n_embd], norm);
-    if model.family == Family::StableLm {
-        outer.keep("model.norm.bias", "output_norm.bias", &[n_embd]);
+    let last = if model.family == Family::Phi { "model.final_layernorm" } else { "model.norm" };
+    outer.add(&format!("{last}.weight"), "output_norm.weight", &[n_embd], norm);
+    if model.family.has_layer_norm() {
+        outer.keep(&format!("{last}.bias"), "output_norm.bias", &[n_embd]);
     }
     if !model.tied {
-        outer.keep("lm_head.weight", "output.weight", &[n_vocab, n_embd]);
+        outer.linear("lm_head", "output", &[n_vocab, n_embd], model.family == Family::Phi);
     }
     rules
 }
@@ -111,7 +112,7 @@ fn norms(model: &Model, place: &mut Place<'_>, norm: Change) {
             place.keep("post_attention_layernorm.weight", "post_attention_norm.weight", &[n_embd]);
             place.keep("post_feedforward_layernorm.weight", "post_ffw_norm.weight", &[n_embd]);
         }
-        Family::StableLm => {
+        Family::StableLm | Family::Starcoder2 | Family::Phi => {
             place.layer_norm("input_layernorm", "attn_norm", n_embd);
             if !model.parallel {
                 place.layer_norm("post_attention_layernorm", "ffn_norm", n_embd);
@@ -142,14 +143,12 @@ fn attention(model: &Model, place: &mut Place<'_>, norm: Change) {
         place.add("self_attn.k_proj.weight", "attn_k.weight", &[kv_rows, n_embd], rotated);
         place.keep("self_attn.v_proj.weight", "attn_v.weight", &[kv_rows, n_embd]);
     }
-    place.keep("self_attn.o_proj.weight", "attn_output.weight", &[n_embd, q_rows]);
+    let output = if model.family == Family::Phi { "self_attn.dense" } else { "self_attn.o_proj" };
+    place.linear(output, "attn_output", &[n_embd, q_rows], model.output_bias);
     if model.qkv_bias {
         place.add("self_attn.q_proj.bias", "attn_q.bias", &[q_rows], rotated);
         place.add("self_attn.k_proj.bias", "attn_k.bias", &[kv_rows], rotated);
         place.keep("self_attn.v_proj.bias", "attn_v.bias", &[kv_rows]);
-    }
-    if model.output_bias {
-        place.keep("self_attn.o_proj.bias", "attn_output.bias", &[n_embd]);
     }
     match model.family {
         Family::Qwen3 | Family::Qwen3Moe | Family::Gemma3 => {
@@ -176,6 +175,16 @@ fn feed_forward(model: &Model, place: &mut Place<'_>) {
     let [n_embd, n_ff] = [model.n_embd, model.n_ff].map(u64::from);
     if model.experts.is_some() {
         return experts(model, place);
+    }
+    // Two matrices, without a gate.
+    if let Some([up, down]) = match model.family {
+        Family::Starcoder2 => Some(["mlp.c_fc", "mlp.c_proj"]),
+        Family::Phi => Some(["mlp.fc1", "mlp.fc2"]),
+        _ => None,
+    } {
+        place.linear(up, "ffn_up", &[n_ff, n_embd], model.mlp_bias);
+        place.linear(down, "ffn_down", &[n_embd, n_ff], model.mlp_bias);
+        return;
     }
     if model.family == Family::Phi3 {
         place.keep("mlp.gate_up_proj.weight", "ffn_up.weight", &[2 * n_ff, n_embd]);

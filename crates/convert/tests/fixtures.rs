@@ -90,7 +90,7 @@ fn names_in(folder: &Path) -> Vec<String> {
 #[test]
 fn every_fixture_becomes_what_the_reference_makes_of_it() {
     let names = names_in(&fixtures());
-    assert_eq!(names.len(), 24);
+    assert_eq!(names.len(), 27);
     for name in names {
         let (_, file) = convert(&name, OutputType::Auto);
         check(&name, &fixtures().join(&name), &file);
@@ -148,6 +148,7 @@ fn what_only_some_readers_know_is_said() {
     for (name, notes) in [
         ("mistral", &["the sliding window of 48 tokens"][..]),
         ("mixtral", &["the sliding window of 40 tokens"]),
+        ("starcoder2", &["the sliding window of 40 tokens"]),
         ("granite", &["the longrope scaling of positions"]),
         ("granitemoe", &["the llama3 scaling of positions"]),
         ("qwen2moe-fused", &["`norm_topk_prob` is true", "the sliding window of 32 tokens"]),

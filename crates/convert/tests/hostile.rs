@@ -460,7 +460,12 @@ fn windows_and_factors_that_cannot_be() {
         ),
         ("qwen3moe", "rope_parameters", json!({"rope_type": "yarn", "factor": 2, "truncate": false}), &["truncate"]),
         ("qwen3moe", "rope_parameters", json!({"rope_type": "yarn", "factor": 2, "attention_factor": 0}), &["above 0"]),
-    ] as [(&str, &str, Json, &[&str]); 7]
+        ("smollm3", "no_rope_layers", json!([1, 1, 0, 1, 1]), &["`no_rope_layers`", "turn all layers but"]),
+        ("smollm3", "no_rope_layers", json!(4), &["`no_rope_layers` is 4", "turn all layers but"]),
+        ("starcoder2", "sliding_window", json!(0), &["`sliding_window` is 0", "above 0"]),
+        ("starcoder2", "hidden_act", json!("silu"), &["`hidden_act`", "means gelu_pytorch_tanh"]),
+        ("phi2", "qk_layernorm", json!(true), &["`qk_layernorm` is true", "no norms of queries and keys"]),
+    ] as [(&str, &str, Json, &[&str]); 12]
     {
         let copy = Copy::of(fixture, "windows");
         copy.edit_json("config.json", |config| config[key] = value);
@@ -616,7 +621,35 @@ fn encoders_that_a_file_cannot_express() {
     broken(
         "bert",
         &|copy| copy.edit_json(tokenizer, |json| json["model"]["vocab"] = json!([])),
-        &[tokenizer, "`vocab`"],
+        &[tokenizer, "`model.vocab`"],
     );
-    broken("bert", &|copy| fs::remove_file(copy.path(tokenizer)).unwrap(), &["no tokenizer.json", "saved anew"]);
+    broken("bert", &|copy| fs::remove_file(copy.path(tokenizer)).unwrap(), &["neither tokenizer.json nor vocab.txt"]);
+}
+
+/// What older checkpoints have instead of a tokenizer.json says the same of a tokenizer that is BERT's.
+#[test]
+fn a_vocabulary_of_lines_gives_the_same_tokens() {
+    let of = |edit: &dyn Fn(&Copy)| {
+        let copy = Copy::of("bert", "lines");
+        // A copy has no folder for the pooling.
+        fs::remove_file(copy.path("modules.json")).unwrap();
+        edit(&copy);
+        Plan::new(&copy.0, OutputType::Auto).unwrap().metadata().clone()
+    };
+    let expected = of(&|_| ());
+    let found = of(&|copy| {
+        let document: Json = serde_json::from_slice(&fs::read(copy.path("tokenizer.json")).unwrap()).unwrap();
+        let vocabulary = document["model"]["vocab"].as_object().unwrap();
+        let mut lines: Vec<(u64, &str)> =
+            vocabulary.iter().map(|(text, id)| (id.as_u64().unwrap(), text.as_str())).collect();
+        lines.sort_unstable();
+        let lines: Vec<&str> = lines.into_iter().map(|(_, text)| text).collect();
+        fs::write(copy.path("vocab.txt"), lines.join("\n")).unwrap();
+        fs::remove_file(copy.path("tokenizer.json")).unwrap();
+    });
+    assert!(expected.iter().filter(|(key, _)| key.starts_with("tokenizer.ggml.")).count() >= 12);
+    for (key, value) in expected.iter() {
+        assert_eq!(found.get(key), Some(value), "{key}");
+    }
+    assert_eq!(found.len(), expected.len());
 }

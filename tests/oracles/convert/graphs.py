@@ -81,7 +81,7 @@ def main():
     parser.add_argument("models", type=Path)
     parser.add_argument("--hublab", required=True)
     parser.add_argument("--perplexity")
-    parser.add_argument("--run", nargs="*", default=["llama", "qwen2"])
+    parser.add_argument("--run", nargs="*", default=sorted(set(reference.ARCH.values())))
     options = parser.parse_args()
     torch.set_num_threads(2)
     text = TEXT.read_text()[:4000]

@@ -26,6 +26,7 @@ ARCH = {
     "Gemma3ForConditionalGeneration": "gemma3", "MixtralForCausalLM": "llama", "Qwen2MoeForCausalLM": "qwen2moe",
     "Qwen3MoeForCausalLM": "qwen3moe", "Olmo2ForCausalLM": "olmo2", "GraniteForCausalLM": "granite",
     "GraniteMoeForCausalLM": "granitemoe", "StableLmForCausalLM": "stablelm",
+    "SmolLM3ForCausalLM": "smollm3", "Starcoder2ForCausalLM": "starcoder2", "PhiForCausalLM": "phi2",
 }
 ENCODERS = {"BertModel": "bert", "BertForMaskedLM": "bert", "NomicBertModel": "nomic-bert"}
 ENCODER_TENSORS = {
@@ -39,13 +40,15 @@ ENCODER_TENSORS = {
     "self_attn.o_proj": "attn_output", "post_attention_layernorm": "attn_output_norm",
     "post_mlp_layernorm": "layer_output_norm", "mlp.up_proj": "ffn_up", "mlp.gate_proj": "ffn_gate", "mlp.down_proj": "ffn_down",
 }
-PERMUTED = ("llama", "granite", "granitemoe")
+PERMUTED = ("llama", "smollm3", "granite", "granitemoe")
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 TENSORS = {
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output", "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
     "self_attn.qkv_proj": "attn_qkv", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
     "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "mlp.gate_up_proj": "ffn_up",
+    "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down", "mlp.fc1": "ffn_up", "mlp.fc2": "ffn_down",
+    "self_attn.dense": "attn_output", "model.final_layernorm": "output_norm",
     "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm",
     "self_attn.q_layernorm": "attn_q_norm", "self_attn.k_layernorm": "attn_k_norm",
     "block_sparse_moe.gate": "ffn_gate_inp", "block_sparse_moe.router.layer": "ffn_gate_inp", "mlp.gate": "ffn_gate_inp",
@@ -108,13 +111,18 @@ def add_hyperparameters(writer, folder):
         writer.add_layer_norm_eps(config["layer_norm_eps"])
         writer.add_parallel_residual(config["use_parallel_residual"])
         writer.add_rope_dimension_count(int(head_dim * folder.rope["partial_rotary_factor"]))
+    elif arch == "starcoder2":
+        writer.add_layer_norm_eps(config["norm_epsilon"])
+    elif arch == "phi2":
+        writer.add_layer_norm_eps(config["layer_norm_eps"])
+        writer.add_rope_dimension_count(int(folder.rope["partial_rotary_factor"] * config["hidden_size"]) // heads)
     else:
         writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    silent = ("phi3", "qwen2", "qwen2moe", "qwen3moe", "olmo2", "granite", "granitemoe", "stablelm")
+    silent = ("smollm3", "starcoder2", "phi2", "phi3", "qwen2", "qwen2moe", "qwen3moe", "olmo2", "granite", "granitemoe", "stablelm")
     if arch not in silent or (arch == "qwen3moe" and "head_dim" in config):
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
-    if arch not in ("gemma", "gemma2") and not (arch == "stablelm" and folder.theta == 10000):
+    if arch not in ("gemma", "gemma2") and not (arch in ("stablelm", "phi2") and folder.theta == 10000):
         writer.add_rope_freq_base(folder.theta)
     if arch in PERMUTED:
         writer.add_vocab_size(config["vocab_size"])
@@ -127,7 +135,7 @@ def add_hyperparameters(writer, folder):
     if arch.startswith("qwen") and config.get("use_sliding_window"):
         writer.add_sliding_window(config["sliding_window"])
         writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config["layer_types"]])
-    if "MixtralForCausalLM" == folder.architecture or "MistralForCausalLM" == folder.architecture:
+    if folder.architecture in ("MixtralForCausalLM", "MistralForCausalLM", "Starcoder2ForCausalLM"):
         writer.add_sliding_window(config["sliding_window"])
     experts = config.get("num_local_experts", config.get("num_experts"))
     if experts:

@@ -1,4 +1,5 @@
-//! `tokenizer.json`, the format of the `tokenizers` library: BPE, WordPiece and Unigram.
+//! `tokenizer.json`, the format of the `tokenizers` library: BPE and Unigram. WordPiece, which only encoders have, is
+//! in `wordpiece.rs`.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,7 +8,7 @@ use serde_json::Value;
 use super::{AddedToken, pre};
 use crate::error::Error;
 
-const BAD_FILE: &str = "this does not follow the format of the `tokenizers` library, fetch the file again";
+pub(super) const BAD_FILE: &str = "this does not follow the format of the `tokenizers` library, fetch the file again";
 
 /// How bytes without a token of their own are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,13 +17,6 @@ pub enum Kind {
     ByteLevel,
     /// Characters are as they are, spaces are `▁`, and what has no token becomes `<0x00>` … `<0xFF>` (SentencePiece).
     ByteFallback,
-    /// Words are cut into the longest pieces (BERT); what has none is unknown.
-    WordPiece {
-        /// Whether letters become small ones.
-        lowercase: bool,
-        /// Whether letters lose their accents.
-        strip_accents: bool,
-    },
     /// The likeliest pieces by their scores (T5).
     Unigram,
 }
@@ -92,11 +86,13 @@ impl TokenizerJson {
         let model_type = model.get("type").and_then(Value::as_str).unwrap_or(untyped);
         match model_type {
             "BPE" => {}
-            "WordPiece" => return Self::word_piece(&document, model),
             "Unigram" => return Self::unigram(&document, model),
             _ => {
                 let problem = format!("a tokenizer of the type {model_type}");
-                return Err(Error::malformed(problem, "only BPE, WordPiece and Unigram can be converted"));
+                return Err(Error::malformed(
+                    problem,
+                    "only BPE and Unigram can be converted, and WordPiece for encoders",
+                ));
             }
         }
         let steps = pre::steps(part("pre_tokenizer"));
@@ -149,58 +145,6 @@ impl TokenizerJson {
             unknown: model.get("unk_token").and_then(Value::as_str).map(str::to_owned),
             pre: pre::name(&steps, flag("ignore_merges")),
             adds_space_prefix: prepends || steps.iter().find(metaspace).is_some_and(pre::Step::prepends),
-            notes,
-        })
-    }
-
-    /// BERT's: the words are those of its normalizer and pre-tokenizer, which GGUF's `bert` means.
-    fn word_piece(document: &Value, model: &Value) -> Result<Self, Error> {
-        let part = |name: &str| document.get(name).filter(|part| !part.is_null());
-        let unlike = |problem: String| Error::malformed(problem, "GGUF has no tokenizer of this kind");
-        let prefix = model.get("continuing_subword_prefix").and_then(Value::as_str).unwrap_or("##");
-        if prefix != "##" {
-            return Err(unlike(format!("WordPiece with the prefix {prefix:?}")));
-        }
-        let (mut lowercase, mut strip_accents) = (false, None);
-        let mut notes = Vec::new();
-        for step in flattened(part("normalizer"), "normalizers") {
-            let flag = |name: &str| step.get(name).and_then(Value::as_bool);
-            match kind(step) {
-                "BertNormalizer" => {
-                    lowercase |= flag("lowercase").unwrap_or(true);
-                    strip_accents = strip_accents.or(flag("strip_accents"));
-                    for name in ["clean_text", "handle_chinese_chars"] {
-                        if flag(name) == Some(false) {
-                            notes.push(format!("GGUF has no place for {name} = false of tokenizer.json: it is done"));
-                        }
-                    }
-                }
-                "Lowercase" => lowercase = true,
-                "StripAccents" => strip_accents = Some(true),
-                // The first half of taking accents off, which is done where they are.
-                "NFD" => {}
-                other => notes.push(format!(
-                    "GGUF has no place for the normalizer {other} of tokenizer.json: text is not normalized by it"
-                )),
-            }
-        }
-        for step in pre::steps(part("pre_tokenizer")) {
-            if step.kind != "BertPreTokenizer" {
-                return Err(unlike(format!("WordPiece with the pre-tokenizer {}", step.kind)));
-            }
-        }
-        let strip_accents = strip_accents.unwrap_or(lowercase);
-        Ok(Self {
-            kind: Kind::WordPiece { lowercase, strip_accents },
-            vocabulary: vocabulary(model)?,
-            merges: Vec::new(),
-            scores: Vec::new(),
-            charsmap: Vec::new(),
-            merges_spaces: false,
-            beside: Beside::read(document)?,
-            unknown: Some(model.get("unk_token").and_then(Value::as_str).unwrap_or("[UNK]").to_owned()),
-            pre: Some("default"),
-            adds_space_prefix: false,
             notes,
         })
     }
@@ -280,7 +224,8 @@ impl TokenizerJson {
     }
 }
 
-fn vocabulary(model: &Value) -> Result<BTreeMap<String, u32>, Error> {
+/// `model.vocab`: texts and their ids, no id twice.
+pub(super) fn vocabulary(model: &Value) -> Result<BTreeMap<String, u32>, Error> {
     let vocabulary = model.get("vocab").and_then(Value::as_object);
     let vocabulary = vocabulary.ok_or_else(|| Error::malformed("there is no `model.vocab`", BAD_FILE))?;
     let mut owners: HashMap<u32, &str> = HashMap::with_capacity(vocabulary.len());
@@ -413,9 +358,7 @@ mod tests {
         refused(r#"{"model":{"type":"Unigram","vocab":[["a",0],["a",1]]}}"#, "both");
         let normalizer = r#""normalizer":{"type":"Precompiled","precompiled_charsmap":"?"}"#;
         refused(&format!(r#"{{{normalizer},"model":{{"type":"Unigram","vocab":[]}}}}"#), "base64");
-        refused(r#"{"model":{"type":"WordPiece","continuing_subword_prefix":"@","vocab":{}}}"#, "prefix");
-        let split = r#""pre_tokenizer":{"type":"Whitespace"}"#;
-        refused(&format!(r#"{{{split},"model":{{"type":"WordPiece","vocab":{{}}}}}}"#), "Whitespace");
+        refused(r#"{"model":{"type":"WordPiece","vocab":{}}}"#, "WordPiece for encoders");
         refused(r#"{"model":{"type":"BPE","vocab":{},"merges":[]}}"#, "neither over bytes");
         let bpe = |rest: &str| format!(r#"{{"model":{{"type":"BPE","byte_fallback":true,{rest}}}}}"#);
         refused(&bpe(r#""merges":[]"#), "no `model.vocab`");
@@ -430,14 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn word_piece_and_unigram_are_read() {
-        let text = r###"{"normalizer":{"type":"BertNormalizer","lowercase":true,"strip_accents":null},
-            "pre_tokenizer":{"type":"BertPreTokenizer"},
-            "model":{"type":"WordPiece","unk_token":"[UNK]","vocab":{"[UNK]":0,"a":1,"##b":2}}}"###;
-        let tokenizer = TokenizerJson::parse(text.as_bytes()).unwrap();
-        assert_eq!(tokenizer.kind, Kind::WordPiece { lowercase: true, strip_accents: true });
-        assert_eq!(tokenizer.vocabulary["##b"], 2);
-
+    fn unigram_is_read() {
         let text = r#"{"normalizer":{"type":"Sequence","normalizers":[
             {"type":"Precompiled","precompiled_charsmap":"AQIDBA=="},
             {"type":"Replace","pattern":{"Regex":" {2,}"},"content":" "}]},

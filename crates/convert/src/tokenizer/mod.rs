@@ -5,12 +5,11 @@
 //! | `tokenizer.model` (SentencePiece, BPE) | `llama`, with its own scores |
 //! | `tokenizer.model` (SentencePiece, unigram) | `t5`, with its scores and its character map |
 //! | `tokenizer.json`, BPE over bytes | `gpt2`, with merges and the name of the pre-tokenizer |
-//! | `tokenizer.json`, WordPiece, of an encoder | `bert` |
 //! | `tokenizer.json`, BPE with bytes as a way out | `llama`, with scores from the order of the merges |
-//! | `tokenizer.json`, WordPiece | `bert`, with `▁` before what begins a word instead of `##` before what does not |
-//! | `tokenizer.json`, Unigram | `t5` |
+//! | `tokenizer.json`, Unigram | `t5`, with its scores and its character map |
+//! | `tokenizer.json`, WordPiece, or `vocab.txt`; of encoders only | `bert`, with `▁` before what begins a word instead of `##` before what does not |
 //!
-//! `tokenizer.model` comes first, as it is what the other was made from. `tokenizer_config.json`, `added_tokens.json`,
+//! `tokenizer.model` comes first, as it is what the other was made from; `vocab.txt` last, as it says least. `tokenizer_config.json`, `added_tokens.json`,
 //! `special_tokens_map.json` and `chat_template.jinja` add what they know.
 
 pub mod json;
@@ -295,14 +294,13 @@ fn from_json(json: &TokenizerJson, added: &[AddedToken], n_vocab: u32, out: &mut
             return Err(too_many(id.into(), n_vocab));
         }
         let (score, ty) = match json.kind {
-            Kind::ByteLevel | Kind::WordPiece { .. } => (0.0, TokenType::Normal),
+            Kind::ByteLevel => (0.0, TokenType::Normal),
             _ if json::is_byte(text) => (0.0, TokenType::Byte),
             _ if is_unknown(text) => (0.0, TokenType::Unknown),
             Kind::Unigram => (json.scores.get(id as usize).copied().unwrap_or_default(), TokenType::Normal),
             Kind::ByteFallback => (scores.get(text).copied().unwrap_or(unreached), TokenType::Normal),
         };
-        let marked = matches!(json.kind, Kind::WordPiece { .. }).then(|| marked_piece(text));
-        tokens.set(id, marked.as_deref().unwrap_or(text), score, ty);
+        tokens.set(id, text, score, ty);
     }
     // What tokenizer.json says of a token is what its tokenizer does.
     let others = added.iter().filter(|token| !told.contains(&token.id));
@@ -319,19 +317,6 @@ fn from_json(json: &TokenizerJson, added: &[AddedToken], n_vocab: u32, out: &mut
         Kind::Unigram => {
             write_scored(out, "t5", &tokens);
             write_unigram(out, &json.charsmap, json.merges_spaces);
-        }
-        Kind::WordPiece { lowercase, strip_accents } => {
-            out.push("model", "bert");
-            out.push("pre", "default");
-            out.push("tokens", tokens.texts.clone());
-            out.push("token_type", type_ids(&tokens));
-            // Readers lowercase unless a file says otherwise, and strip accents where they lowercase.
-            if !lowercase {
-                out.push("normalizer.lowercase", false);
-            }
-            if strip_accents != lowercase {
-                out.push("normalizer.strip_accents", strip_accents);
-            }
         }
     }
     Ok(tokens)
@@ -352,14 +337,6 @@ fn write_byte_level(json: &TokenizerJson, tokens: &Tokens, out: &mut Entries) {
     out.push("merges", json.merge_lines());
 }
 
-/// A piece of WordPiece as GGUF writes it: `▁` before what begins a word, nothing before what goes on.
-fn marked_piece(text: &str) -> String {
-    if text.starts_with('[') && text.ends_with(']') {
-        return text.to_owned();
-    }
-    text.strip_prefix("##").map_or_else(|| format!("▁{text}"), str::to_owned)
-}
-
 /// Whether text gets a space in front; `None` leaves it to what readers do with `llama`: it does.
 fn space_prefix(
     family: Family,
@@ -377,7 +354,7 @@ fn space_prefix(
     }
     let adds = match (pieces, json) {
         (Some(pieces), _) => pieces.add_dummy_prefix,
-        (None, Some(json)) => matches!(json.kind, Kind::ByteLevel | Kind::WordPiece { .. }) || json.adds_space_prefix,
+        (None, Some(json)) => json.kind == Kind::ByteLevel || json.adds_space_prefix,
         (None, None) => true,
     };
     Ok((!adds).then_some(false))
@@ -461,12 +438,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn pieces_that_begin_a_word_are_marked() {
-        let marked = ["a", "##a", "[CLS]", "[", "#"].map(marked_piece);
-        assert_eq!(marked, ["▁a", "a", "[CLS]", "▁[", "▁#"]);
-    }
-
     fn convert(text: &str, n_vocab: u32) -> (Tokens, Vec<(String, Value)>) {
         let mut out = Entries::default();
         let json = TokenizerJson::parse(text.as_bytes()).unwrap();
@@ -476,22 +447,6 @@ mod tests {
 
     fn entry<'a>(entries: &'a [(String, Value)], key: &str) -> Option<&'a Value> {
         entries.iter().find(|(name, _)| name == &format!("tokenizer.ggml.{key}")).map(|(_, value)| value)
-    }
-
-    #[test]
-    fn word_piece_becomes_bert() {
-        let (tokens, entries) = convert(
-            r###"{"normalizer":{"type":"BertNormalizer","lowercase":false,"strip_accents":true},
-            "added_tokens":[{"id":0,"content":"[UNK]","special":true}],
-            "model":{"type":"WordPiece","vocab":{"[UNK]":0,"a":1,"##b":2}}}"###,
-            4,
-        );
-        assert_eq!(tokens.texts, ["[UNK]", "▁a", "b", "[PAD3]"]);
-        assert_eq!(tokens.types[0], TokenType::Control);
-        assert_eq!(entry(&entries, "model"), Some(&Value::from("bert")));
-        assert_eq!(entry(&entries, "normalizer.lowercase"), Some(&Value::from(false)));
-        assert_eq!(entry(&entries, "normalizer.strip_accents"), Some(&Value::from(true)));
-        assert_eq!(entry(&entries, "scores"), None);
     }
 
     #[test]
