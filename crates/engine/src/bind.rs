@@ -222,7 +222,7 @@ impl<'a> Binder<'a> {
         let h = self.h;
         let router = self.name("ffn_gate_inp", Some(i)) + ".weight";
         if let Some(experts) = h.experts.filter(|_| self.file.tensor_index(&router).is_some()) {
-            return self.experts(i, &router, experts).map(FeedForward::Experts);
+            return self.experts(i, &router, experts).map(|experts| FeedForward::Experts(Box::new(experts)));
         }
         if h.d_ff == 0 {
             return Err(Error::MissingTensor { tensor: router });

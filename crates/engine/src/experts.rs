@@ -56,15 +56,12 @@ impl Pass<'_, '_> {
         let ExpertBuffers { chosen, gathered, gate, up, out: results, activations, .. } = &mut buffers;
         let width = experts.up.rows;
         let input = std::mem::take(gathered);
-        match experts.gate {
-            Some(gates) => {
-                self.expert_products(chosen, &input, activations, &mut [(gates, gate), (experts.up, up)]);
-                gated(self.team, self.isa, h.architecture.feed_forward.activation, gate, up, width);
-            }
-            None => {
-                self.expert_products(chosen, &input, activations, &mut [(experts.up, gate)]);
-                activate(self.team, self.isa, h.architecture.feed_forward.activation, gate, width);
-            }
+        if let Some(gates) = experts.gate {
+            self.expert_products(chosen, &input, activations, &mut [(gates, gate), (experts.up, up)]);
+            gated(self.team, self.isa, h.architecture.feed_forward.activation, gate, up, width);
+        } else {
+            self.expert_products(chosen, &input, activations, &mut [(experts.up, gate)]);
+            activate(self.team, self.isa, h.architecture.feed_forward.activation, gate, width);
         }
         *gathered = input;
         self.expert_products(chosen, gate, activations, &mut [(experts.down, results)]);

@@ -552,18 +552,15 @@ impl Pass<'_, '_> {
         let mut gate = std::mem::take(&mut self.b.gate);
         let width = mlp.up.weight.rows;
         let up_target = |up| (mlp.up.weight, mlp.up.bias.as_deref(), up);
-        let inner = match &mlp.gate {
-            Some(linear) => {
-                let gate_target = (linear.weight, linear.bias.as_deref(), &mut gate);
-                self.products(x, &mut [gate_target, up_target(&mut up)]);
-                gated(self.team, self.isa, activation, &mut gate, &up, width);
-                &gate
-            }
-            None => {
-                self.products(x, &mut [up_target(&mut up)]);
-                activate(self.team, self.isa, activation, &mut up, width);
-                &up
-            }
+        let inner = if let Some(linear) = &mlp.gate {
+            let gate_target = (linear.weight, linear.bias.as_deref(), &mut gate);
+            self.products(x, &mut [gate_target, up_target(&mut up)]);
+            gated(self.team, self.isa, activation, &mut gate, &up, width);
+            &gate
+        } else {
+            self.products(x, &mut [up_target(&mut up)]);
+            activate(self.team, self.isa, activation, &mut up, width);
+            &up
         };
         self.products(inner, &mut [(mlp.down.weight, mlp.down.bias.as_deref(), out)]);
         self.b.gate = gate;

@@ -250,16 +250,16 @@ impl Hyperparameters {
     /// Names the key that is missing, impossible, or asks for something that is not supported.
     pub fn read(file: &GgufFile, description: Option<Arc<Architecture>>) -> Result<Self> {
         let metadata = file.metadata();
-        let architecture = match description {
-            Some(description) => description,
-            None => {
+        let architecture =
+            if let Some(description) = description {
+                description
+            } else {
                 let name = metadata.str("general.architecture")?.ok_or(Error::NoArchitecture)?;
                 Arc::new(architecture::find_architecture(name).ok_or_else(|| Error::UnknownArchitecture {
                     name: name.to_owned(),
                     known: architecture::names(),
                 })?)
-            }
-        };
+            };
         let keys = Keys { metadata, architecture: &architecture };
         let n_layers = keys.required("block_count")?;
         if n_layers > LAYERS_MAX as usize {

@@ -124,7 +124,7 @@ pub(crate) struct Layer {
 #[derive(Clone, Debug)]
 pub(crate) enum FeedForward {
     Dense(Mlp),
-    Experts(Experts),
+    Experts(Box<Experts>),
 }
 
 /// Two or three matrices around an activation.
