@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes seeds/gguf_reader, small files that reach every branch of the GGUF reader, and seeds/block_formats.
+"""Makes seeds/gguf_reader, small files that reach every branch of the GGUF reader, seeds/block_formats and seeds/model.
 
 Needs `pip install gguf==0.19.0` (MIT; brings numpy).
 """
@@ -55,3 +55,15 @@ folder.mkdir(parents=True, exist_ok=True)
 weights = np.random.default_rng(1).standard_normal(256).astype("<f4") * np.float32(0.02)
 for place in range(35):
     (folder / f"type-{place:02}").write_bytes(bytes([place]) + weights.tobytes())
+
+# seeds/model: a model of each family that opens, in single precision and in Q8_0. What each byte decides stands in
+# fuzz_targets/model.rs, in the order in which `make` and `build` read them.
+folder = here / "seeds" / "model"
+folder.mkdir(parents=True, exist_ok=True)
+for family in range(18):
+    for name, ty in ("F32", 0), ("Q8_0", 6):
+        sizes = [1, 5, 5, 20, 1, 1, 3, 3, 40, 3, 5, 4, 8]  # two layers of width 32, 2 × 2 heads of 8, a window of 4
+        used = [1] if family in (0, 2, 4, 9, 11, 12) else []  # families whose layers may be mixtures of experts
+        pieces = [1, 0] * 60  # which optional pieces there are
+        seed = bytes([family, 0, *sizes, *used, ty, *pieces])
+        (folder / f"family-{family:02}-{name}").write_bytes(seed)

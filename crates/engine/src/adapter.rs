@@ -7,11 +7,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use hublabio_gguf::GgufFile;
+use hublabio_gguf::{GgufFile, TensorInfo};
 use hublabio_kernels::WeightMatrix;
 
 use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::model::{Model, first_non_finite};
 
 /// An adapter whose every pair of matrices fits a model.
 pub struct Adapter {
@@ -92,6 +92,19 @@ impl Adapter {
         self.pairs.len()
     }
 
+    /// Whether the matrices that it changes have the shapes of this model's.
+    pub(crate) fn fits(&self, model: &Model) -> bool {
+        self.pairs.iter().all(|(&tensor, pair)| {
+            let base = model.file().tensors().get(tensor).map(matrix_shape);
+            base == Some(Some((pair.rows, pair.cols)))
+        })
+    }
+
+    /// Its first tensor with a weight that is not finite.
+    pub(crate) fn first_non_finite(&self) -> Option<String> {
+        first_non_finite(&self.file, 0..self.file.tensors().len())
+    }
+
     fn weights(&self, tensor: usize, rows: usize, cols: usize) -> WeightMatrix<'_> {
         let view = self.file.tensor_at(tensor).expect("the index comes from this file");
         WeightMatrix::new(view.info.ty, view.data, rows, cols).expect("checked when the adapter was opened")
@@ -113,6 +126,12 @@ fn bad<T>(problem: String) -> Result<T> {
     Err(Error::BadAdapter { problem })
 }
 
+/// Rows and columns of a matrix.
+fn matrix_shape(info: &TensorInfo) -> Option<(usize, usize)> {
+    let [cols, rows] = info.dims[..] else { return None };
+    Some((usize::try_from(rows).ok()?, usize::try_from(cols).ok()?))
+}
+
 /// The pair for the base's tensor `name`, whose A is tensor `a` of the adapter. Returns that tensor's index.
 fn pair(file: &GgufFile, model: &Model, name: &str, a: usize) -> Result<(usize, Pair)> {
     let Some(tensor) = model.file().tensor_index(name) else {
@@ -124,13 +143,9 @@ fn pair(file: &GgufFile, model: &Model, name: &str, a: usize) -> Result<(usize, 
     if !model.adapts(tensor) {
         return bad(format!("`{name}` is no plain matrix of a layer or of the output: it cannot be adapted here"));
     }
-    let dims = |info: &hublabio_gguf::TensorInfo| -> Option<(usize, usize)> {
-        let [cols, rows] = info.dims[..] else { return None };
-        Some((usize::try_from(rows).ok()?, usize::try_from(cols).ok()?))
-    };
     let base = &model.file().tensors()[tensor];
     let (a_info, b_info) = (&file.tensors()[a], &file.tensors()[b]);
-    let shapes = dims(base).zip(dims(a_info)).zip(dims(b_info));
+    let shapes = matrix_shape(base).zip(matrix_shape(a_info)).zip(matrix_shape(b_info));
     let Some((((rows, cols), (rank, a_cols)), (b_rows, b_cols))) = shapes else {
         return bad(format!("`{name}` and its two matrices are not all of two dimensions"));
     };

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use hublabio_gguf::GgufFile;
-use hublabio_kernels::WeightMatrix;
+use hublabio_kernels::{NormKind, WeightMatrix};
 
 use crate::architecture::{Presence, TENSORS, tensor_name};
 use crate::error::{Error, Result};
@@ -111,8 +111,8 @@ impl<'a> Binder<'a> {
         let Some(mut weight) = self.vector(&format!("{name}.weight"), d, presence)? else { return Ok(None) };
         weight.iter_mut().for_each(|w| *w += self.h.architecture.norm_weight_offset);
         let bias = match self.h.architecture.norm {
-            hublabio_kernels::NormKind::Rms => None,
-            hublabio_kernels::NormKind::Layer => self.optional_vector(&format!("{name}.bias"), d)?,
+            NormKind::Rms => None,
+            NormKind::Layer => self.optional_vector(&format!("{name}.bias"), d)?,
         };
         Ok(Some(Norm { weight, bias }))
     }
@@ -222,7 +222,7 @@ impl<'a> Binder<'a> {
         let h = self.h;
         let router = self.name("ffn_gate_inp", Some(i)) + ".weight";
         if let Some(experts) = h.experts.filter(|_| self.file.tensor_index(&router).is_some()) {
-            return self.experts(i, &router, experts).map(FeedForward::Experts);
+            return self.experts(i, &router, experts).map(|experts| FeedForward::Experts(Box::new(experts)));
         }
         if h.d_ff == 0 {
             return Err(Error::MissingTensor { tensor: router });

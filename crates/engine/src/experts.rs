@@ -5,7 +5,7 @@
 //! experts' numbers, whatever else is in the batch.
 
 use hublabio_kernels::{
-    ActivationForms, Activations, Isa, Product, activate, add_rows_scaled, add_scaled, gated, matmul, sigmoid, softmax,
+    Activations, Isa, Product, activate, add_rows_scaled, add_scaled, gated, matmul, sigmoid, softmax,
 };
 
 use crate::forward::Pass;
@@ -56,15 +56,12 @@ impl Pass<'_, '_> {
         let ExpertBuffers { chosen, gathered, gate, up, out: results, activations, .. } = &mut buffers;
         let width = experts.up.rows;
         let input = std::mem::take(gathered);
-        match experts.gate {
-            Some(gates) => {
-                self.expert_products(chosen, &input, activations, &mut [(gates, gate), (experts.up, up)]);
-                gated(self.team, self.isa, h.architecture.feed_forward.activation, gate, up, width);
-            }
-            None => {
-                self.expert_products(chosen, &input, activations, &mut [(experts.up, gate)]);
-                activate(self.team, self.isa, h.architecture.feed_forward.activation, gate, width);
-            }
+        if let Some(gates) = experts.gate {
+            self.expert_products(chosen, &input, activations, &mut [(gates, gate), (experts.up, up)]);
+            gated(self.team, self.isa, h.architecture.feed_forward.activation, gate, up, width);
+        } else {
+            self.expert_products(chosen, &input, activations, &mut [(experts.up, gate)]);
+            activate(self.team, self.isa, h.architecture.feed_forward.activation, gate, width);
         }
         *gathered = input;
         self.expert_products(chosen, gate, activations, &mut [(experts.down, results)]);
@@ -99,12 +96,8 @@ impl Pass<'_, '_> {
         if activations.len() < groups.len() {
             activations.resize_with(groups.len(), Activations::default);
         }
-        let mut forms = ActivationForms::default();
+        let forms = self.forms(targets.iter().map(|(stack, _)| *stack));
         for (stack, out) in targets.iter_mut() {
-            let need = self.model.weights(*stack).forms();
-            forms.float |= need.float;
-            forms.per32 |= need.per32;
-            forms.per256 |= need.per256;
             out.resize(chosen.len() * stack.rows, 0.0);
         }
         let mut at = 0;
@@ -154,9 +147,11 @@ impl Pass<'_, '_> {
 /// the one with the lower number is chosen.
 fn choose(isa: Isa, router: &[f32], numbers: ExpertNumbers) -> Vec<Chosen> {
     let mut chosen = Vec::with_capacity(router.len() / numbers.n_experts * numbers.n_used);
+    let mut share: Vec<f32> = Vec::new();
     let mut order: Vec<usize> = Vec::new();
     for (row, logits) in router.chunks_exact(numbers.n_experts).enumerate() {
-        let mut share = logits.to_vec();
+        share.clear();
+        share.extend_from_slice(logits);
         softmax(isa, &mut share);
         order.clear();
         order.extend(0..numbers.n_experts);

@@ -108,7 +108,12 @@ impl Runner {
 
     /// Computes with these adapters from now on, in place of those before. Sequences that were computed with others go on as
     /// if they had been computed with these: begin new ones.
+    ///
+    /// # Panics
+    /// When one of them was opened for a model of other shapes.
     pub fn set_adapters(&mut self, adapters: Vec<ActiveAdapter>) {
+        let fit = adapters.iter().all(|active| active.adapter.fits(&self.model));
+        assert!(fit, "the adapter was opened for another model");
         self.adapters = adapters;
     }
 
@@ -210,7 +215,7 @@ impl Runner {
         }
         // 5. Logits.
         pass.finish(goal);
-        check_finite(model, &self.buffers.result)
+        check_finite(model, adapters, &self.buffers.result)
     }
 
     /// Checks a batch against the model and the cache; how many tokens each sequence gets.
@@ -261,12 +266,13 @@ impl Runner {
 }
 
 /// Refuses what a weight that is not finite leaves behind.
-fn check_finite(model: &Model, values: &[f32]) -> Result<()> {
+fn check_finite(model: &Model, adapters: &[ActiveAdapter], values: &[f32]) -> Result<()> {
     let largest = values.iter().fold(0, |m: u32, x| m.max(x.to_bits() & 0x7fff_ffff));
     if f32::from_bits(largest).is_finite() {
         return Ok(());
     }
-    Err(Error::NonFinite { tensor: model.first_non_finite() })
+    let in_adapters = || adapters.iter().find_map(|active| active.adapter.first_non_finite());
+    Err(Error::NonFinite { tensor: model.first_non_finite().or_else(in_adapters) })
 }
 
 /// One pass: the model, the machine, the buffers, and who looks.
@@ -317,8 +323,9 @@ impl Pass<'_, '_> {
     /// The rotation of every row. A sequence past the original context has its own factors, from its first token on.
     fn rotations(&mut self, cache: &KvCache, rows: &[Row]) -> Result<()> {
         let h = self.model.hyperparameters();
-        let differ = self.model.rotations.iter().any(|r| r.global != r.local);
-        for (local, table) in self.b.rope.iter_mut().enumerate().take(if differ { 2 } else { 1 }) {
+        for (local, table) in
+            self.b.rope.iter_mut().enumerate().take(1 + usize::from(self.model.local_rotations_differ))
+        {
             table.begin(h.rope_dims / 2);
             for row in rows {
                 let long = usize::from(cache.context(row.sequence)? > h.rope.original_context);
@@ -332,14 +339,8 @@ impl Pass<'_, '_> {
 
     /// `out = x · weightsᵀ + bias` for several weights over the same rows.
     pub fn products(&mut self, x: &[f32], targets: &mut [Target<'_>]) {
-        let mut forms = ActivationForms::default();
         let cols = targets[0].0.cols;
-        for (matrix, _, _) in targets.iter() {
-            let need = self.model.weights(*matrix).forms();
-            forms.float |= need.float;
-            forms.per32 |= need.per32;
-            forms.per256 |= need.per256;
-        }
+        let forms = self.forms(targets.iter().map(|(matrix, _, _)| *matrix));
         if let Some(observer) = &mut self.observer {
             let mut names: Vec<&str> = targets.iter().map(|(matrix, _, _)| self.model.name(*matrix)).collect();
             names.dedup();
@@ -359,6 +360,17 @@ impl Pass<'_, '_> {
         for adapter in self.adapters {
             self.adapt(adapter, x, targets);
         }
+    }
+
+    /// The forms of activations that products with these matrices read.
+    pub fn forms(&self, matrices: impl Iterator<Item = Matrix>) -> ActivationForms {
+        matrices.map(|matrix| self.model.weights(matrix).forms()).fold(ActivationForms::default(), |all, need| {
+            ActivationForms {
+                float: all.float || need.float,
+                per32: all.per32 || need.per32,
+                per256: all.per256 || need.per256,
+            }
+        })
     }
 
     /// `out += scale · B · A · x` for each of the products that an adapter changes.
@@ -389,12 +401,12 @@ impl Pass<'_, '_> {
         }
     }
 
-    /// Normalises the residual stream in its place.
+    /// Normalises the residual stream in its place. `normed` stays: the other half-layer may read it yet.
     fn norm_stream(&mut self, norm: &Norm) {
-        let mut out = std::mem::take(&mut self.b.normed);
+        let mut out = std::mem::take(&mut self.b.delta);
         self.norm_into(norm, &self.b.x, &mut out);
         std::mem::swap(&mut self.b.x, &mut out);
-        self.b.normed = out;
+        self.b.delta = out;
     }
 
     /// What a half-layer reads: the residual stream, normalised where there is a norm before it.
@@ -454,8 +466,7 @@ impl Pass<'_, '_> {
         norm_of_heads(&layer.key_norm, &mut key);
         let (q_width, k_width, v_width) = (h.n_heads * h.key_dim, h.n_kv_heads * h.key_dim, h.n_kv_heads * h.value_dim);
         if let Some(pairing) = h.architecture.rope.pairing.kernel().filter(|_| layer.kind.turns) {
-            let differ = self.model.rotations.iter().any(|r| r.global != r.local);
-            let table = &self.b.rope[usize::from(differ && layer.kind.windowed)];
+            let table = &self.b.rope[usize::from(layer.kind.windowed && self.model.local_rotations_differ)];
             rope(self.team, &mut query, h.key_dim, q_width, table, pairing);
             rope(self.team, &mut key, h.key_dim, k_width, table, pairing);
         }
@@ -541,18 +552,15 @@ impl Pass<'_, '_> {
         let mut gate = std::mem::take(&mut self.b.gate);
         let width = mlp.up.weight.rows;
         let up_target = |up| (mlp.up.weight, mlp.up.bias.as_deref(), up);
-        let inner = match &mlp.gate {
-            Some(linear) => {
-                let gate_target = (linear.weight, linear.bias.as_deref(), &mut gate);
-                self.products(x, &mut [gate_target, up_target(&mut up)]);
-                gated(self.team, self.isa, activation, &mut gate, &up, width);
-                &gate
-            }
-            None => {
-                self.products(x, &mut [up_target(&mut up)]);
-                activate(self.team, self.isa, activation, &mut up, width);
-                &up
-            }
+        let inner = if let Some(linear) = &mlp.gate {
+            let gate_target = (linear.weight, linear.bias.as_deref(), &mut gate);
+            self.products(x, &mut [gate_target, up_target(&mut up)]);
+            gated(self.team, self.isa, activation, &mut gate, &up, width);
+            &gate
+        } else {
+            self.products(x, &mut [up_target(&mut up)]);
+            activate(self.team, self.isa, activation, &mut up, width);
+            &up
         };
         self.products(inner, &mut [(mlp.down.weight, mlp.down.bias.as_deref(), out)]);
         self.b.gate = gate;

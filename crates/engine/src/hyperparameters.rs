@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use hublabio_gguf::{GgufFile, Metadata};
+use hublabio_kernels::NormKind;
 
 use crate::architecture::{self, Architecture, AttentionScale, Factor, KeySource, Pairing, Presence, WindowPattern};
 use crate::error::{Error, Result};
@@ -114,35 +115,47 @@ pub(crate) struct Keys<'a> {
 impl Keys<'_> {
     /// What the file calls it.
     pub fn key(&self, name: &str) -> String {
+        debug_assert!(
+            architecture::KEYS.contains(&name),
+            "`{name}` is not in the list that descriptions are checked with"
+        );
         match self.architecture.keys.get(name) {
             Some(KeySource::Name(key)) => key.clone(),
             _ => format!("{}.{name}", self.architecture.name),
         }
     }
 
-    /// The number itself, where the description has it.
-    fn literal(&self, name: &str) -> Option<f32> {
-        match self.architecture.keys.get(name)? {
-            KeySource::Integer(value) => Some(*value as f32),
-            KeySource::Float(value) => Some(*value),
-            KeySource::Name(_) => None,
+    /// Whether the description has the number itself.
+    fn is_literal(&self, name: &str) -> bool {
+        matches!(self.architecture.keys.get(name), Some(KeySource::Integer(_) | KeySource::Float(_)))
+    }
+
+    /// A whole number, whatever it is.
+    fn integer(&self, name: &str) -> Result<Option<u32>> {
+        match self.architecture.keys.get(name) {
+            Some(KeySource::Integer(value)) => Ok(Some(*value)),
+            Some(KeySource::Float(value)) => self.bad(name, format!("{value} is no whole number")),
+            _ => Ok(self.metadata.u32(&self.key(name))?),
         }
     }
 
-    pub fn optional(&self, name: &str) -> Result<Option<usize>> {
-        let key = self.key(name);
-        let value = match self.architecture.keys.get(name) {
-            Some(KeySource::Integer(value)) => Some(*value),
-            Some(KeySource::Float(value)) => {
-                return Err(Error::BadKey { key, problem: format!("{value} is no whole number") });
-            }
-            _ => self.metadata.u32(&key)?,
-        };
-        let Some(value) = value else { return Ok(None) };
-        if value == 0 || value > WIDTH_MAX {
-            return Err(Error::BadKey { key, problem: format!("{value} is not between 1 and {WIDTH_MAX}") });
+    /// A number, whatever it is.
+    fn number(&self, name: &str) -> Result<Option<f32>> {
+        match self.architecture.keys.get(name) {
+            Some(KeySource::Integer(value)) => Ok(Some(*value as f32)),
+            Some(KeySource::Float(value)) => Ok(Some(*value)),
+            _ => Ok(self.metadata.f32(&self.key(name))?),
         }
-        Ok(Some(value as usize))
+    }
+
+    /// A size: at least 1, and no more than a file can mean.
+    pub fn optional(&self, name: &str) -> Result<Option<usize>> {
+        match self.integer(name)? {
+            Some(value) if value == 0 || value > WIDTH_MAX => {
+                self.bad(name, format!("{value} is not between 1 and {WIDTH_MAX}"))
+            }
+            value => Ok(value.map(|value| value as usize)),
+        }
     }
 
     fn required(&self, name: &str) -> Result<usize> {
@@ -151,30 +164,22 @@ impl Keys<'_> {
 
     /// As [`Self::optional`], where files write 0 for none.
     fn unless_zero(&self, name: &str) -> Result<Option<usize>> {
-        let zero = self.architecture.keys.get(name) == Some(&KeySource::Integer(0))
-            || self.literal(name).is_none() && self.metadata.u32(&self.key(name))? == Some(0);
-        if zero { Ok(None) } else { self.optional(name) }
+        if self.integer(name)? == Some(0) { Ok(None) } else { self.optional(name) }
     }
 
     /// A positive number.
     pub fn float(&self, name: &str) -> Result<Option<f32>> {
-        let key = self.key(name);
-        let value = match self.literal(name) {
-            Some(value) => Some(value),
-            None => self.metadata.f32(&key)?,
-        };
-        match value {
+        match self.number(name)? {
             Some(value) if !value.is_finite() || value <= 0.0 => {
-                Err(Error::BadKey { key, problem: format!("{value} is not a positive number") })
+                self.bad(name, format!("{value} is not a positive number"))
             }
             value => Ok(value),
         }
     }
 
-    /// A cap: 0 for none.
-    fn cap(&self, name: &str, default: Option<f32>) -> Result<f32> {
-        let none = self.literal(name).or(self.metadata.f32(&self.key(name))?) == Some(0.0);
-        if none { Ok(0.0) } else { Ok(self.float(name)?.or(default).unwrap_or(0.0)) }
+    /// A positive number, or 0 for none: also what stands for it where nothing is said.
+    fn float_or_none(&self, name: &str, default: f32) -> Result<f32> {
+        if self.number(name)? == Some(0.0) { Ok(0.0) } else { Ok(self.float(name)?.unwrap_or(default)) }
     }
 
     fn factor(&self, name: &str, factor: Factor, d_model: usize) -> Result<f32> {
@@ -187,40 +192,44 @@ impl Keys<'_> {
     }
 
     pub fn word(&self, name: &str) -> Result<Option<&str>> {
-        // A description can say the word itself: there is no file with such a key.
-        if let Some(KeySource::Name(word)) = self.architecture.keys.get(name)
-            && !self.metadata.contains(word)
-        {
-            return Ok(Some(word));
+        match self.architecture.keys.get(name) {
+            // A description can say the word itself: there is no file with such a key.
+            Some(KeySource::Name(word)) if !self.metadata.contains(word) => Ok(Some(word)),
+            Some(KeySource::Integer(_) | KeySource::Float(_)) => self.bad(name, "a number is no word"),
+            _ => Ok(self.metadata.str(&self.key(name))?),
         }
-        Ok(self.metadata.str(&self.key(name))?)
     }
 
     fn flag(&self, name: &str) -> Result<Option<bool>> {
-        match self.architecture.keys.get(name) {
-            Some(KeySource::Integer(value)) => Ok(Some(*value != 0)),
-            _ => Ok(self.metadata.bool(&self.key(name))?),
+        if self.is_literal(name) {
+            return Ok(self.integer(name)?.map(|value| value != 0));
         }
+        Ok(self.metadata.bool(&self.key(name))?)
+    }
+
+    /// Whether the file has a list, where the description does not say the number itself.
+    fn is_list(&self, name: &str) -> bool {
+        !self.is_literal(name) && self.metadata.get(&self.key(name)).is_some_and(|value| value.as_array().is_some())
     }
 
     /// A number that some files give once per layer; only one value for all layers is supported.
     fn same_for_all_layers(&self, name: &str, default: Option<usize>) -> Result<usize> {
-        let key = self.key(name);
-        let is_array = self.metadata.get(&key).is_some_and(|v| v.as_array().is_some());
-        if !is_array {
+        if !self.is_list(name) {
             return match default {
                 Some(default) => Ok(self.optional(name)?.unwrap_or(default)),
                 None => self.required(name),
             };
         }
-        let values = self.metadata.u32_array(&key)?.unwrap_or_default();
+        let values = self.metadata.u32_array(&self.key(name))?.unwrap_or_default();
         match values.first() {
-            Some(&first) if first > 0 && first <= WIDTH_MAX && values.iter().all(|&v| v == first) => Ok(first as usize),
-            Some(&first) if values.iter().all(|&v| v == first) => {
-                Err(Error::BadKey { key, problem: format!("{first} is not between 1 and {WIDTH_MAX}") })
+            Some(&first) if values.iter().any(|&v| v != first) => {
+                self.bad(name, "different values per layer are not supported")
             }
-            Some(_) => Err(Error::BadKey { key, problem: "different values per layer are not supported".into() }),
-            None => Err(Error::BadKey { key, problem: "the list is empty".into() }),
+            Some(&first) if first == 0 || first > WIDTH_MAX => {
+                self.bad(name, format!("{first} is not between 1 and {WIDTH_MAX}"))
+            }
+            Some(&first) => Ok(first as usize),
+            None => self.bad(name, "the list is empty"),
         }
     }
 
@@ -241,16 +250,16 @@ impl Hyperparameters {
     /// Names the key that is missing, impossible, or asks for something that is not supported.
     pub fn read(file: &GgufFile, description: Option<Arc<Architecture>>) -> Result<Self> {
         let metadata = file.metadata();
-        let architecture = match description {
-            Some(description) => description,
-            None => {
+        let architecture =
+            if let Some(description) = description {
+                description
+            } else {
                 let name = metadata.str("general.architecture")?.ok_or(Error::NoArchitecture)?;
                 Arc::new(architecture::find_architecture(name).ok_or_else(|| Error::UnknownArchitecture {
                     name: name.to_owned(),
                     known: architecture::names(),
                 })?)
-            }
-        };
+            };
         let keys = Keys { metadata, architecture: &architecture };
         let n_layers = keys.required("block_count")?;
         if n_layers > LAYERS_MAX as usize {
@@ -272,6 +281,13 @@ impl Hyperparameters {
         };
         let key_dim = keys.optional("attention.key_length")?.map_or_else(head_dim, Ok)?;
         let value_dim = keys.optional("attention.value_length")?.map_or_else(head_dim, Ok)?;
+        for (name, heads, dim) in
+            [("attention.key_length", n_heads, key_dim), ("attention.value_length", n_heads, value_dim)]
+        {
+            if heads as u64 * dim as u64 > u64::from(WIDTH_MAX) {
+                return keys.bad(name, format!("{heads} heads of {dim} values are wider than {WIDTH_MAX}"));
+            }
+        }
         let rope_dims = rope_dims(&keys, key_dim)?;
         let context_length = keys.required("context_length")?;
         let experts = experts(&keys)?;
@@ -279,16 +295,21 @@ impl Hyperparameters {
         let vocab_size =
             file.tensor(&embedding).ok_or(Error::MissingTensor { tensor: embedding })?.info.n_rows() as usize;
         let eps_key = match architecture.norm {
-            hublabio_kernels::NormKind::Rms => "attention.layer_norm_rms_epsilon",
-            hublabio_kernels::NormKind::Layer => "attention.layer_norm_epsilon",
+            NormKind::Rms => "attention.layer_norm_rms_epsilon",
+            NormKind::Layer => "attention.layer_norm_epsilon",
         };
         // A mixture of experts in every layer leaves no use for the width of a plain layer; some writers leave it out.
-        let d_ff = match keys.metadata.u32(&keys.key("feed_forward_length")) {
-            Ok(Some(0)) if experts.is_some() => 0,
-            Ok(None) if experts.is_some() && keys.literal("feed_forward_length").is_none() => 0,
+        let d_ff = match keys.integer("feed_forward_length") {
+            Ok(None | Some(0)) if experts.is_some() => 0,
             _ => keys.same_for_all_layers("feed_forward_length", None)?,
         };
         let (window, layers) = layers(&keys, n_layers)?;
+        let causal = keys.flag("attention.causal")?.unwrap_or(architecture.attention.causal);
+        if !causal && layers.iter().any(|layer| layer.windowed) {
+            // There a window reaches to both sides, which is computed otherwise.
+            return keys
+                .bad("attention.sliding_window", "a window of a model that sees both directions is not supported");
+        }
         Ok(Self {
             n_layers,
             d_model,
@@ -300,7 +321,7 @@ impl Hyperparameters {
             norm_eps: keys.float(eps_key)?.ok_or_else(|| Error::MissingKey { key: keys.key(eps_key) })?,
             context_length,
             vocab_size,
-            causal: keys.flag("attention.causal")?.unwrap_or(architecture.attention.causal),
+            causal,
             window,
             rope_dims,
             rope: RopeScaling::read(&keys, rope_dims, context_length)?,
@@ -316,11 +337,12 @@ impl Hyperparameters {
                     }
                     (None, _) => 1.0 / (key_dim as f32).sqrt(),
                 },
-                attention_cap: keys.cap("attn_logit_softcapping", architecture.attention.soft_cap)?,
+                attention_cap: keys
+                    .float_or_none("attn_logit_softcapping", architecture.attention.soft_cap.unwrap_or(0.0))?,
                 logits: keys.factor("logit_scale", architecture.head.scale, d_model)?,
-                logit_cap: keys.cap("final_logit_softcapping", architecture.head.soft_cap)?,
+                logit_cap: keys.float_or_none("final_logit_softcapping", architecture.head.soft_cap.unwrap_or(0.0))?,
             },
-            pooling: match keys.metadata.u32(&keys.key("pooling_type"))? {
+            pooling: match keys.integer("pooling_type")? {
                 None | Some(0) => None,
                 Some(1) => Some(Pooling::Mean),
                 Some(2) => Some(Pooling::First),
@@ -332,9 +354,7 @@ impl Hyperparameters {
             architecture: Arc::clone(&architecture),
         })
     }
-}
 
-impl Hyperparameters {
     /// How many positions each layer sees, its own included; `None` for all before it.
     pub fn layer_windows(&self) -> impl Iterator<Item = Option<usize>> {
         self.layers.iter().map(|layer| self.window.filter(|_| layer.windowed))
@@ -345,11 +365,7 @@ fn rope_dims(keys: &Keys<'_>, key_dim: usize) -> Result<usize> {
     if keys.architecture.rope.pairing == Pairing::None {
         return Ok(0);
     }
-    let asked = match keys.literal("rope.dimension_count") {
-        Some(dims) => Some(dims as u32),
-        None => keys.metadata.u32(&keys.key("rope.dimension_count"))?,
-    };
-    match asked {
+    match keys.integer("rope.dimension_count")? {
         None if key_dim.is_multiple_of(2) => Ok(key_dim),
         None => keys.bad("attention.key_length", format!("heads of {key_dim} values cannot be turned in pairs")),
         Some(dims) if dims as usize <= key_dim && dims.is_multiple_of(2) => Ok(dims as usize),
@@ -377,7 +393,7 @@ fn experts(keys: &Keys<'_>) -> Result<Option<ExpertNumbers>> {
         return keys.bad("expert_used_count", format!("{n_used} of {n_experts} experts cannot take part"));
     }
     // 1 is the softmax; what others do (2, the sigmoid; groups of experts) is computed otherwise.
-    if let Some(function) = keys.metadata.u32(&keys.key("expert_gating_func"))?.filter(|&f| f > 1) {
+    if let Some(function) = keys.integer("expert_gating_func")?.filter(|&f| f > 1) {
         return keys.bad("expert_gating_func", format!("{function} is not supported: only 1, the softmax"));
     }
     let d_ff = match keys.optional("expert_feed_forward_length")? {
@@ -390,7 +406,10 @@ fn experts(keys: &Keys<'_>) -> Result<Option<ExpertNumbers>> {
         d_ff,
         d_ff_shared: keys.unless_zero("expert_shared_feed_forward_length")?.unwrap_or(0),
         normalize: keys.flag("expert_weights_norm")?.unwrap_or(keys.architecture.feed_forward.normalize_expert_weights),
-        scale: keys.cap("expert_weights_scale", Some(1.0)).map(|scale| if scale == 0.0 { 1.0 } else { scale })?,
+        scale: match keys.float_or_none("expert_weights_scale", 1.0)? {
+            0.0 => 1.0,
+            scale => scale,
+        },
     }))
 }
 
@@ -399,11 +418,10 @@ fn layers(keys: &Keys<'_>, n_layers: usize) -> Result<(Option<usize>, Vec<LayerK
     let description = keys.architecture;
     let window = keys.unless_zero("attention.sliding_window")?;
     let name = "attention.sliding_window_pattern";
-    let key = keys.key(name);
-    let listed = keys.metadata.get(&key).is_some_and(|value| value.as_array().is_some());
     let windowed: Vec<bool> = if window.is_none() {
         vec![false; n_layers]
-    } else if listed {
+    } else if keys.is_list(name) {
+        let key = keys.key(name);
         let list = match keys.metadata.bool_array(&key) {
             Ok(list) => list.unwrap_or_default().to_vec(),
             Err(_) => keys.metadata.u32_array(&key)?.unwrap_or_default().iter().map(|&flag| flag != 0).collect(),
@@ -413,7 +431,7 @@ fn layers(keys: &Keys<'_>, n_layers: usize) -> Result<(Option<usize>, Vec<LayerK
         }
         list[..n_layers].to_vec()
     } else {
-        let every = match (keys.metadata.u32(&key)?, description.attention.window) {
+        let every = match (keys.integer(name)?, description.attention.window) {
             (Some(every), _) => Some(every as usize),
             (None, WindowPattern::AllButEvery(every)) => Some(every),
             (None, WindowPattern::All) => Some(0),

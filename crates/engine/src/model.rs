@@ -50,6 +50,12 @@ pub(crate) struct Matrix {
     pub tensor_rows: usize,
 }
 
+impl Mlp {
+    fn matrices(&self) -> impl Iterator<Item = Matrix> {
+        [self.gate.as_ref(), Some(&self.up), Some(&self.down)].into_iter().flatten().map(|linear| linear.weight)
+    }
+}
+
 impl Matrix {
     /// The matrix of expert `i`, where this is the first of a stack.
     pub fn expert(self, i: usize) -> Self {
@@ -118,7 +124,7 @@ pub(crate) struct Layer {
 #[derive(Clone, Debug)]
 pub(crate) enum FeedForward {
     Dense(Mlp),
-    Experts(Experts),
+    Experts(Box<Experts>),
 }
 
 /// Two or three matrices around an activation.
@@ -186,12 +192,13 @@ pub struct Model {
     /// Rotations of sequences within the original context, and of longer ones: one and the same unless the file has two
     /// sets of factors.
     pub(crate) rotations: [Rotations; 2],
+    /// Whether layers with a window turn otherwise than those without.
+    pub(crate) local_rotations_differ: bool,
     /// Tensors in the order of the forward pass.
     order: Vec<usize>,
 }
 
 /// The rotary frequencies of layers that see everything, and of those that see a window.
-#[derive(PartialEq)]
 pub(crate) struct Rotations {
     pub global: Frequencies,
     pub local: Frequencies,
@@ -243,8 +250,19 @@ impl Model {
             global: h.rope.global(h.rope_dims, &factors, long),
             local: h.rope.local(h.rope_dims, &factors, long),
         });
+        let local_rotations_differ = rotations.iter().any(|r| r.global != r.local);
         let embedding = (layer_range.start == 0).then_some(embedding);
-        Ok(Self { file, hyperparameters, layer_range, embedding, layers, head, rotations, order })
+        Ok(Self {
+            file,
+            hyperparameters,
+            layer_range,
+            embedding,
+            layers,
+            head,
+            rotations,
+            local_rotations_differ,
+            order,
+        })
     }
 
     /// The file that holds the weights.
@@ -289,10 +307,7 @@ impl Model {
     /// Bytes of weights that one decoded token streams from memory: of a mixture, those of the experts that take part.
     #[must_use]
     pub fn bytes_per_token(&self) -> u64 {
-        let mlp = |m: &Mlp| {
-            let parts = [m.gate.as_ref(), Some(&m.up), Some(&m.down)];
-            parts.into_iter().flatten().map(|linear| self.matrix_bytes(linear.weight)).sum::<u64>()
-        };
+        let mlp = |m: &Mlp| m.matrices().map(|matrix| self.matrix_bytes(matrix)).sum::<u64>();
         let layer = |l: &Layer| {
             let attention = [&l.query, &l.key, &l.value, &l.output].map(|linear| self.matrix_bytes(linear.weight));
             let feed_forward = match &l.feed_forward {
@@ -317,9 +332,7 @@ impl Model {
 
     /// Whether tensor `tensor` is a matrix that [`Runner`](crate::Runner) multiplies with and an adapter can change.
     pub(crate) fn adapts(&self, tensor: usize) -> bool {
-        let mlp = |m: &Mlp| {
-            [m.gate.as_ref(), Some(&m.up), Some(&m.down)].into_iter().flatten().any(|l| l.weight.tensor == tensor)
-        };
+        let mlp = |m: &Mlp| m.matrices().any(|matrix| matrix.tensor == tensor);
         let in_layer = |l: &Layer| {
             [&l.query, &l.key, &l.value, &l.output].iter().any(|l| l.weight.tensor == tensor)
                 || match &l.feed_forward {
@@ -375,14 +388,19 @@ impl Model {
 
     /// The first tensor, in the order of the forward pass, with a weight that is not finite. Reads every weight.
     pub(crate) fn first_non_finite(&self) -> Option<String> {
-        let bad = |&&index: &&usize| {
-            let tensor = self.file.tensor_at(index).expect("the index comes from this file");
-            let mut row = vec![0.0; tensor.info.row_len() as usize];
-            (0..tensor.info.n_rows() as usize)
-                .filter_map(|i| tensor.row(i))
-                .any(|bytes| decode_row(tensor.info.ty, bytes, &mut row).is_ok() && row.iter().any(|w| !w.is_finite()))
-        };
-        let index = self.order.iter().find(bad)?;
-        Some(self.file.tensors()[*index].name.clone())
+        first_non_finite(&self.file, self.order.iter().copied())
     }
+}
+
+/// The first of the tensors `indices` with a weight that is not finite.
+pub(crate) fn first_non_finite(file: &GgufFile, mut indices: impl Iterator<Item = usize>) -> Option<String> {
+    let bad = |&index: &usize| {
+        let tensor = file.tensor_at(index).expect("the index comes from this file");
+        let mut row = vec![0.0; tensor.info.row_len() as usize];
+        (0..tensor.info.n_rows() as usize)
+            .filter_map(|i| tensor.row(i))
+            .any(|bytes| decode_row(tensor.info.ty, bytes, &mut row).is_ok() && row.iter().any(|w| !w.is_finite()))
+    };
+    let index = indices.find(bad)?;
+    Some(file.tensors()[index].name.clone())
 }

@@ -76,7 +76,8 @@ impl RopeScaling {
                 }
                 let factor = factor()?;
                 let attention = keys.float("rope.scaling.yarn_attn_factor")?.unwrap_or(attention);
-                let magnitude = attention * (1.0 + 0.1 * libm::log(f64::from(factor))) as f32;
+                // A factor below 1 stretches nothing, so it has nothing to make up for.
+                let magnitude = attention * (1.0 + 0.1 * libm::log(f64::from(factor).max(1.0))) as f32;
                 let ramp = Ramp {
                     fast: keys.float("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
                     slow: keys.float("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),

@@ -105,3 +105,25 @@ fn adapters_that_do_not_fit_are_refused_by_name() {
     let error = adapter(open_fixture("qwen2-gqa-F32"), &model).err().unwrap().to_string();
     assert!(error.contains("adapter"), "{error}");
 }
+
+#[test]
+fn a_weight_of_an_adapter_that_is_not_finite_is_named() {
+    let model = model("qwen2-gqa-F32");
+    let mut parts = Parts::of(&GgufFile::open(&fixtures().join("lora/qwen2-gqa-lora.gguf")).unwrap());
+    let name = "blk.1.ffn_up.weight.lora_b";
+    parts.map_f32(name, |i, w| if i == 5 { f32::NAN } else { w });
+    let adapter = adapter(parts.build(), &model).unwrap();
+    let mut runner = Runner::new(Arc::clone(&model), 1, Isa::best());
+    runner.set_adapters(vec![ActiveAdapter { adapter, scale: 1.0 }]);
+    let mut cache = model.new_cache(32, model.default_kv());
+    let sequence = cache.create();
+    let error = runner.forward(&mut cache, &rows(sequence, 0, &[1, 2, 3]), Input::Tokens).unwrap_err();
+    assert!(matches!(&error, Error::NonFinite { tensor: Some(tensor) } if tensor == name), "{error}");
+}
+
+#[test]
+#[should_panic(expected = "another model")]
+fn an_adapter_of_another_model_is_refused() {
+    let adapter = adapter(open_fixture("lora/qwen2-gqa-lora"), &model("qwen2-gqa-F32")).unwrap();
+    Runner::new(model("llama-gqa-F32"), 1, Isa::best()).set_adapters(vec![ActiveAdapter { adapter, scale: 1.0 }]);
+}

@@ -38,6 +38,19 @@ fn broken_files_are_refused_by_name() {
     check(set("qwen2.attention.layer_norm_rms_epsilon", Value::F32(f32::NAN)), &["layer_norm_rms_epsilon"]);
     check(set("qwen2.rope.dimension_count", Value::U32(13)), &["qwen2.rope.dimension_count", "13"]);
     check(set("qwen2.rope.scaling.type", Value::String("dynamic".into())), &["qwen2.rope.scaling.type", "dynamic"]);
+    check(
+        |p| {
+            p.metadata.insert("qwen2.attention.causal", Value::Bool(false));
+            p.metadata.insert("qwen2.attention.sliding_window", Value::U32(4));
+        },
+        &["qwen2.attention.sliding_window", "both directions"],
+    );
+    check(
+        |p| {
+            p.metadata.insert("qwen2.attention.key_length", Value::U32(1 << 24));
+        },
+        &["qwen2.attention.key_length", "6 heads", "16777216"],
+    );
     check(|p| p.remove("token_embd.weight"), &["token_embd.weight", "missing"]);
     check(|p| p.remove("blk.1.attn_q.bias"), &["blk.1.attn_q.bias", "missing"]);
     check(|p| p.remove("output_norm.weight"), &["output_norm.weight", "missing"]);

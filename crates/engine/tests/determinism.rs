@@ -157,7 +157,7 @@ fn long_sequences_lose_nothing_that_a_window_sees() {
     for name in ["mistral-window-F32", "gemma3-two-F32"] {
         let ids: Vec<u32> = ids(name).into_iter().cycle().take(700).collect();
         let run =
-            |chunk, threads| logits(open_fixture(name), &ids, Setup { chunk, threads, ..Setup::default() }).unwrap();
+            |chunk, threads| logits(open_fixture(name), &ids, Setup { threads, chunk, ..Setup::default() }).unwrap();
         let whole = bits(&run(700, 1));
         assert!(bits(&run(1, 1)) == whole, "{name}: a token at a time");
         assert!(bits(&run(61, 2)) == whole, "{name}: in chunks");

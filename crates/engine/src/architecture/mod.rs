@@ -356,6 +356,49 @@ pub(crate) const TENSORS: [(&str, bool); 33] = [
     ("output", false),
 ];
 
+/// Every number and word that a model is made of, as GGUF calls it, without the family's prefix.
+pub(crate) const KEYS: [&str; 39] = [
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "feed_forward_length",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+    "attention.layer_norm_epsilon",
+    "attention.layer_norm_rms_epsilon",
+    "attention.causal",
+    "attention.scale",
+    "attention.sliding_window",
+    "attention.sliding_window_pattern",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "embedding_scale",
+    "residual_scale",
+    "logit_scale",
+    "expert_count",
+    "expert_used_count",
+    "expert_feed_forward_length",
+    "expert_shared_feed_forward_length",
+    "expert_gating_func",
+    "expert_weights_norm",
+    "expert_weights_scale",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.freq_base_swa",
+    "rope.scale_linear",
+    "rope.scaling.type",
+    "rope.scaling.factor",
+    "rope.scaling.original_context_length",
+    "rope.scaling.attn_factor",
+    "rope.scaling.yarn_attn_factor",
+    "rope.scaling.yarn_beta_fast",
+    "rope.scaling.yarn_beta_slow",
+    "rope.scaling.yarn_ext_factor",
+    "pooling_type",
+];
+
 /// What the file calls a tensor, without `.weight` and `.bias`. `layer` for those that each layer has.
 pub(crate) fn tensor_name(architecture: &Architecture, name: &str, layer: Option<usize>) -> String {
     match (architecture.tensors.get(name), layer) {
@@ -367,7 +410,8 @@ pub(crate) fn tensor_name(architecture: &Architecture, name: &str, layer: Option
 }
 
 impl Architecture {
-    /// Checks what the types cannot say: names of tensors that there are, patterns with their layer.
+    /// Checks what the types cannot say: names of tensors and keys that there are, patterns with their layer, numbers in
+    /// their ranges.
     ///
     /// # Errors
     /// [`Error::BadDescription`] names the entry.
@@ -385,12 +429,23 @@ impl Architecture {
                 return bad(format!("`tensors.{name}` = `{pattern}` lacks `{{layer}}`: every layer has this tensor"));
             }
         }
-        let every = |what: &str, n: usize| bad(format!("`{what}` must be at least 1, not {n}"));
-        if let WindowPattern::AllButEvery(0) = self.attention.window {
-            return every("attention.window", 0);
+        if let Some(name) = self.keys.keys().find(|name| !KEYS.contains(&name.as_str())) {
+            return bad(format!("`keys.{name}` is not one of {}", KEYS.join(", ")));
+        }
+        if self.attention.window == WindowPattern::AllButEvery(0) {
+            return bad("`attention.window` must be at least 1, not 0".into());
         }
         if !self.norm_weight_offset.is_finite() {
             return bad("`norm-weight-offset` is not a number".into());
+        }
+        let caps = [("attention.soft-cap", self.attention.soft_cap), ("head.soft-cap", self.head.soft_cap)];
+        for (entry, cap) in caps {
+            if let Some(cap) = cap.filter(|cap| !cap.is_finite() || *cap < 0.0) {
+                return bad(format!("`{entry}` is {cap}: neither a positive number nor 0 for none"));
+            }
+        }
+        if let Some(base) = self.rope.local_base.filter(|base| !base.is_finite() || *base <= 0.0) {
+            return bad(format!("`rope.local-base` is {base}, not a positive number"));
         }
         Ok(())
     }

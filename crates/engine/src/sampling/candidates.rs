@@ -25,7 +25,7 @@ pub(super) fn by_logit(a: &Candidate, b: &Candidate) -> Ordering {
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Candidates {
-    /// A logit for each token, [n_vocab]; impossible ones have −∞. Meaningful while `listed` is false.
+    /// A logit for each token, `[n_vocab]`; impossible ones have −∞. Meaningful while `listed` is false.
     dense: Vec<f32>,
     list: Vec<Candidate>,
     listed: bool,

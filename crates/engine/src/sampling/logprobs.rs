@@ -16,7 +16,7 @@ pub struct LogProbs {
 }
 
 impl LogProbs {
-    /// For the token `chosen` of finite `logits`, [n_vocab], with the `n_top` most likely tokens (fewer where the
+    /// For the token `chosen` of finite `logits`, `[n_vocab]`, with the `n_top` most likely tokens (fewer where the
     /// vocabulary is smaller).
     ///
     /// # Panics

@@ -109,9 +109,10 @@ pub fn logits_of(model: &Arc<Model>, ids: &[u32], setup: Setup) -> Result<Vec<Ve
     Ok(out)
 }
 
+/// The largest difference; not a number where one of them is.
 pub fn max_difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
     assert_eq!(a.len(), b.len());
-    a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| (a - b).abs()).max_by(f32::total_cmp).unwrap_or(0.0)
 }
 
 /// A model file taken apart, to be changed and put together again.

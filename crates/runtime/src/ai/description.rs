@@ -1,6 +1,8 @@
 //! Descriptions of architectures that are not built in: a TOML beside the model file, in its metadata, or named by the
 //! caller. `docs/CUSTOM.md` lists the entries; what they mean is in [`Architecture`].
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use hublabio_engine::{Architecture, find_architecture};
@@ -21,7 +23,7 @@ const BYTES_MAX: usize = 64 * 1024;
 pub fn parse_architecture(text: &str, origin: &str) -> Result<Architecture> {
     let bad = |problem: String| Error::Description { origin: origin.to_owned(), problem };
     if text.len() > BYTES_MAX {
-        return Err(bad(format!("{} bytes are more than {BYTES_MAX}", text.len())));
+        return Err(bad(format!("it is longer than {BYTES_MAX} bytes")));
     }
     let mut table: toml::Table = toml::from_str(text).map_err(|error| bad(one_line(&error, text)))?;
     let Some(base) = table.remove("base") else {
@@ -96,11 +98,11 @@ fn beside(model: &Path) -> PathBuf {
 pub fn read_architecture(path: &Path) -> Result<Architecture> {
     let origin = path.display().to_string();
     let bad = |problem: String| Error::Description { origin: origin.clone(), problem };
-    let size = std::fs::metadata(path).map_err(|cause| bad(format!("cannot be read: {cause}")))?.len();
-    if size > BYTES_MAX as u64 {
-        return Err(bad(format!("{size} bytes are more than {BYTES_MAX}")));
-    }
-    let text = std::fs::read_to_string(path).map_err(|cause| bad(format!("cannot be read: {cause}")))?;
+    let mut text = String::new();
+    // One byte more than allowed, so that `parse_architecture` sees that it is too long; a device has no end.
+    File::open(path)
+        .and_then(|file| file.take(BYTES_MAX as u64 + 1).read_to_string(&mut text))
+        .map_err(|cause| bad(format!("cannot be read: {cause}")))?;
     parse_architecture(&text, &origin)
 }
 
@@ -147,6 +149,14 @@ mod tests {
         check("norm = \"rms\"", &["`name` is missing"]);
         check("name = \"a\"\n[tensors]\nattn_x = \"y.{layer}\"", &["attn_x", "attn_qkv"]);
         check("name = \"a\"\n[tensors]\nattn_q = \"q\"", &["attn_q", "{layer}"]);
-        check(&"#".repeat(BYTES_MAX + 1), &["65537"]);
+        check(&"#".repeat(BYTES_MAX + 1), &["65536"]);
+        check("name = \"a\"\n[keys]\n\"attention.heads\" = 3", &["attention.heads", "attention.head_count"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_without_end_is_refused() {
+        let message = read_architecture(Path::new("/dev/zero")).unwrap_err().to_string();
+        assert!(message.contains("/dev/zero") && message.contains("65536"), "{message}");
     }
 }

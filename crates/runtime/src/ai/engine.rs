@@ -155,7 +155,7 @@ pub struct Generation {
 }
 
 /// How likely a token was: natural logarithms, in the model's own distribution, before constraint, biases, penalties,
-/// filters and temperature (see [`LogProbs`](super::sampling::LogProbs)). As in OpenAI's interface, `top` holds the likeliest tokens, the chosen one
+/// filters and temperature (see [`LogProbs`]). As in OpenAI's interface, `top` holds the likeliest tokens, the chosen one
 /// only if it is one of them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenLogProbs {
