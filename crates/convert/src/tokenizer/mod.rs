@@ -7,10 +7,10 @@
 //! | `tokenizer.json`, BPE over bytes | `gpt2`, with merges and the name of the pre-tokenizer |
 //! | `tokenizer.json`, BPE with bytes as a way out | `llama`, with scores from the order of the merges |
 //! | `tokenizer.json`, Unigram | `t5`, with its scores and its character map |
-//! | `tokenizer.json`, WordPiece, or `vocab.txt`; of encoders only | `bert`, with `▁` before what begins a word instead of `##` before what does not |
+//! | `tokenizer.json`, WordPiece, or `vocab.txt` (encoders) | `bert`, with `▁` before words instead of `##` before the rest |
 //!
-//! `tokenizer.model` comes first, as it is what the other was made from; `vocab.txt` last, as it says least. `tokenizer_config.json`, `added_tokens.json`,
-//! `special_tokens_map.json` and `chat_template.jinja` add what they know.
+//! `tokenizer.model` comes first, as it is what the other was made from; `vocab.txt` last, as it says least.
+//! `tokenizer_config.json`, `added_tokens.json`, `special_tokens_map.json` and `chat_template.jinja` add what they know.
 
 pub mod json;
 pub mod pre;
