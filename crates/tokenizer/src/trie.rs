@@ -15,8 +15,8 @@ const NO_VALUE: u32 = u32::MAX;
 #[derive(Debug)]
 pub struct Trie {
     labels: Vec<u8>,
-    first: Vec<u32>,
-    values: Vec<u32>,
+    /// `first` and `value`, side by side because a walk reads both.
+    nodes: Vec<(u32, u32)>,
     /// The node of each first byte; 0 where no string begins with it.
     roots: [u32; 256],
 }
@@ -32,17 +32,17 @@ impl Trie {
         // A stable sort, so that the first of equal strings stays the first.
         strings.sort_by_key(|&(text, _)| text);
         strings.dedup_by_key(|&mut (text, _)| text);
-        let mut trie = Self { labels: vec![0], first: Vec::new(), values: vec![NO_VALUE], roots: [0; 256] };
+        let mut trie = Self { labels: vec![0], nodes: Vec::new(), roots: [0; 256] };
         // Per node: the strings below it, and how much of them leads here.
         let mut pending = std::collections::VecDeque::from([(0, strings.len(), 0)]);
         while let Some((mut from, to, depth)) = pending.pop_front() {
-            let node = trie.first.len();
-            trie.first.push(trie.labels.len() as u32);
+            let mut value = NO_VALUE;
             // The string that ends here sorts before those that go on.
             if from < to && strings[from].0.len() == depth {
-                trie.values[node] = strings[from].1;
+                value = strings[from].1;
                 from += 1;
             }
+            trie.nodes.push((trie.labels.len() as u32, value));
             while from < to {
                 let label = strings[from].0[depth];
                 let count = strings[from..to].partition_point(|(text, _)| text[depth] == label);
@@ -50,12 +50,12 @@ impl Trie {
                     trie.roots[usize::from(label)] = trie.labels.len() as u32;
                 }
                 trie.labels.push(label);
-                trie.values.push(NO_VALUE);
                 pending.push_back((from, from + count, depth + 1));
                 from += count;
             }
         }
-        trie.first.push(trie.labels.len() as u32);
+        // Where the children of the last node end.
+        trie.nodes.push((trie.labels.len() as u32, NO_VALUE));
         trie
     }
 
@@ -69,7 +69,7 @@ impl Trie {
     /// The node one byte further.
     #[inline]
     pub fn child(&self, node: Node, byte: u8) -> Option<Node> {
-        let (first, end) = (self.first[node.0 as usize], self.first[node.0 as usize + 1]);
+        let (first, end) = (self.nodes[node.0 as usize].0, self.nodes[node.0 as usize + 1].0);
         let labels = &self.labels[first as usize..end as usize];
         // Labels are in order. Most nodes have few children, where looking at each is faster.
         let at = match labels.len() {
@@ -82,7 +82,7 @@ impl Trie {
     /// The number of the string that ends at a node.
     #[inline]
     pub fn value(&self, node: Node) -> Option<u32> {
-        let value = self.values[node.0 as usize];
+        let value = self.nodes[node.0 as usize].1;
         (value != NO_VALUE).then_some(value)
     }
 
