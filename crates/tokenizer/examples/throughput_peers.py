@@ -5,7 +5,8 @@
 
 VOCABULARIES is the folder of `ggml-vocab-*.gguf`. The peers are built from the same files by `oracle_tokenizers.py`. Both
 sides take the text as one string, and then line by line with one call for each line: some peers are slow on a long
-string. The sides take turns; a figure is the median of the rounds, a ratio that of the round's own two figures.
+string. The sides take turns, each round giving the best of several runs; figures are the medians of the rounds, and the
+ratio is the median of theirs.
 """
 
 import argparse
@@ -51,14 +52,14 @@ def peer(v, library):
 
 
 def rate(encode, texts):
-    """MB/s, from the median of three runs or as many as fit into half a second."""
+    """MB/s, from the best of three runs or as many as fit into half a second."""
     durations, started = [], time.perf_counter()
     while len(durations) < 3 or time.perf_counter() - started < 0.5:
         before = time.perf_counter()
         for text in texts:
             encode.raw(text)
         durations.append(time.perf_counter() - before)
-    return sum(len(text.encode()) for text in texts) / 1e6 / statistics.median(durations)
+    return sum(len(text.encode()) for text in texts) / 1e6 / min(durations)
 
 
 def main():

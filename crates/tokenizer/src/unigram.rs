@@ -209,7 +209,7 @@ impl Unigram {
             let reach = if segmented.has_unknown {
                 Reach::NONE
             } else {
-                Reach::of(segmented.margin, word.len(), self.step_max)
+                Reach::of(segmented.margin, tokens.len(), word.len(), self.step_max)
             };
             let mut entry = [0; WORD_TOKENS_MAX + 1];
             if tokens.len() <= WORD_TOKENS_MAX {
@@ -424,16 +424,17 @@ impl Reach {
     /// After no sum.
     const NONE: Self = Self(-1.0);
 
-    /// For a word of `bytes` bytes whose path, from zero, wins everywhere by at least `margin`.
+    /// For a word of `bytes` bytes whose path, from zero, has `tokens` steps and wins everywhere by at least `margin`.
     ///
-    /// A path has at most `n = bytes` steps, each of at most `step_max`. With `|sum| <= r` before the word, no sum in it
-    /// exceeds `m = r + n step_max`, so that a path's rounded score is off by at most `n 2⁻²⁴ m`. Two paths from zero
-    /// that `margin` separates are thus apart by `margin - 2 n 2⁻²⁴ n step_max` in exact numbers; after the sum they
-    /// keep their order if that is more than `2 n 2⁻²⁴ m`. (Rounding is monotonic, so the best path to a position goes
-    /// through the best ones before it.) Solved for `r`, with a hundredth left for the rounding of all this.
-    fn of(margin: f32, bytes: usize, step_max: f32) -> Self {
-        let n = bytes as f32;
-        Self(0.99 * (margin / (2.0 * n) * (1 << 24) as f32) - 2.0 * n * step_max * 1.01)
+    /// Another path has at most `n = bytes` steps, and none is larger than `step_max`. With `|sum| <= r` before the word,
+    /// no sum in it exceeds `m = r + n step_max`, so a path's rounded score is off by at most `2⁻²⁴ m` for each of its
+    /// steps. Two paths that `margin` separates from zero are thus apart by `margin - (tokens + n) 2⁻²⁴ n step_max` in
+    /// exact numbers, and after the sum they keep their order if that is more than `(tokens + n) 2⁻²⁴ m`. (Rounding is
+    /// monotonic, so the best path to a position goes through the best ones before it.) Solved for `r`, with a
+    /// hundredth left for the rounding of all this.
+    fn of(margin: f32, tokens: usize, bytes: usize, step_max: f32) -> Self {
+        let (n, steps) = (bytes as f32, (tokens + bytes) as f32);
+        Self(0.99 * (margin / steps * (1 << 24) as f32) - 2.0 * n * step_max * 1.01)
     }
 
     /// Whether the word's tokens are the same after this sum. (No comparison with what is no number holds.)
@@ -524,13 +525,13 @@ mod tests {
 
     #[test]
     fn reach_shrinks_with_the_margin_and_the_length_and_is_never_there_for_a_tie() {
-        assert!(Reach::of(0.5, 5, 10.0).holds(-100_000.0));
-        assert!(!Reach::of(0.5, 5, 10.0).holds(-1_000_000.0));
-        assert!(!Reach::of(0.5, 27, 10.0).holds(-200_000.0));
-        assert!(!Reach::of(0.0, 5, 10.0).holds(0.0));
-        assert!(!Reach::of(f32::NAN, 5, 10.0).holds(0.0));
-        assert!(!Reach::of(1.0, 5, f32::INFINITY).holds(0.0));
-        assert!(!Reach::of(f32::INFINITY, 5, 1.0).holds(f32::NAN));
+        assert!(Reach::of(0.5, 2, 3, 10.0).holds(-1_500_000.0));
+        assert!(!Reach::of(0.5, 2, 3, 10.0).holds(-2_000_000.0));
+        assert!(!Reach::of(0.5, 5, 22, 10.0).holds(-400_000.0));
+        assert!(!Reach::of(0.0, 2, 3, 10.0).holds(0.0));
+        assert!(!Reach::of(f32::NAN, 2, 3, 10.0).holds(0.0));
+        assert!(!Reach::of(1.0, 2, 3, f32::INFINITY).holds(0.0));
+        assert!(!Reach::of(f32::INFINITY, 2, 3, 1.0).holds(f32::NAN));
         assert!(!Reach::NONE.holds(0.0));
     }
 
