@@ -82,6 +82,12 @@ impl CharsMap {
             .count()
     }
 
+    /// Whether `text` begins with two ASCII characters of which the first stays as it is.
+    #[inline]
+    pub fn keeps_first(&self, text: &str) -> bool {
+        matches!(*text.as_bytes(), [byte @ ..128, ..128, ..] if self.stays[usize::from(byte)])
+    }
+
     /// What the longest key at the start of `text` becomes, and the key's length; `None` where no key is there.
     #[inline]
     pub fn longest_prefix(&self, text: &str) -> Option<(&str, usize)> {

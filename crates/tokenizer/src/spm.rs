@@ -187,10 +187,16 @@ impl Rule for ByScore<'_> {
 
 /// The text up to the next `▁` that follows something else.
 pub fn first_word(text: &str) -> &str {
-    let lead = text.len() - text.trim_start_matches(SPACE_MARK).len();
-    let end = text[lead..].find(SPACE_MARK).map_or(text.len(), |at| lead + at);
-    // A text of `▁` alone has no character after the lead.
-    &text[..end.max(lead)]
+    // Words are short, so a loop over bytes beats a search for a string.
+    let (bytes, mark) = (text.as_bytes(), SPACE_MARK.as_bytes());
+    let mut end = 0;
+    while bytes[end..].starts_with(mark) {
+        end += mark.len();
+    }
+    while end < bytes.len() && !(bytes[end] == mark[0] && bytes[end..].starts_with(mark)) {
+        end += 1;
+    }
+    &text[..end]
 }
 
 /// Maps scores to integers that order the other way round: the highest score is the smallest priority.

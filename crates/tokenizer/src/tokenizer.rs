@@ -290,7 +290,7 @@ impl Tokenizer {
             }
             Algorithm::Spm(spm) => spm.encode(escape(text, space_prefix, escaped), merger, cache, ids),
             Algorithm::WordPiece(wordpiece) => wordpiece.encode(text, escaped, cache, ids),
-            Algorithm::Unigram(unigram) => unigram.encode(text, lattice, ids),
+            Algorithm::Unigram(unigram) => unigram.encode(text, lattice, cache, ids),
         };
         // A long text's buffer is not kept.
         escaped.clear();

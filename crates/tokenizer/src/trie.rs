@@ -10,15 +10,26 @@
 //! ```
 
 const NO_VALUE: u32 = u32::MAX;
+const NO_TABLE: u32 = u32::MAX;
+/// A node with more children than this has a table of them, as long as there are few tables: a kilobyte each.
+const CHILDREN_LISTED_MAX: usize = 8;
+const TABLES_MAX: usize = 512;
 
 /// Byte strings with a number each.
 #[derive(Debug)]
 pub struct Trie {
     labels: Vec<u8>,
-    first: Vec<u32>,
-    values: Vec<u32>,
-    /// The node of each first byte; 0 where no string begins with it.
-    roots: [u32; 256],
+    nodes: Vec<Entry>,
+    /// The child of a node for each byte; 0 where there is none. The first table is the root's.
+    tables: Vec<[u32; 256]>,
+}
+
+/// What a walk reads of a node, side by side.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    first: u32,
+    value: u32,
+    table: u32,
 }
 
 /// A place in a [`Trie`].
@@ -32,48 +43,65 @@ impl Trie {
         // A stable sort, so that the first of equal strings stays the first.
         strings.sort_by_key(|&(text, _)| text);
         strings.dedup_by_key(|&mut (text, _)| text);
-        let mut trie = Self { labels: vec![0], first: Vec::new(), values: vec![NO_VALUE], roots: [0; 256] };
+        let mut trie = Self { labels: vec![0], nodes: Vec::new(), tables: vec![[0; 256]] };
         // Per node: the strings below it, and how much of them leads here.
         let mut pending = std::collections::VecDeque::from([(0, strings.len(), 0)]);
         while let Some((mut from, to, depth)) = pending.pop_front() {
-            let node = trie.first.len();
-            trie.first.push(trie.labels.len() as u32);
+            let mut entry = Entry { first: trie.labels.len() as u32, value: NO_VALUE, table: NO_TABLE };
             // The string that ends here sorts before those that go on.
             if from < to && strings[from].0.len() == depth {
-                trie.values[node] = strings[from].1;
+                entry.value = strings[from].1;
                 from += 1;
             }
             while from < to {
                 let label = strings[from].0[depth];
                 let count = strings[from..to].partition_point(|(text, _)| text[depth] == label);
-                if depth == 0 {
-                    trie.roots[usize::from(label)] = trie.labels.len() as u32;
-                }
                 trie.labels.push(label);
-                trie.values.push(NO_VALUE);
                 pending.push_back((from, from + count, depth + 1));
                 from += count;
             }
+            let children = entry.first as usize..trie.labels.len();
+            let table = if depth == 0 {
+                Some(0)
+            } else if children.len() > CHILDREN_LISTED_MAX && trie.tables.len() < TABLES_MAX {
+                trie.tables.push([0; 256]);
+                Some(trie.tables.len() - 1)
+            } else {
+                None
+            };
+            if let Some(table) = table {
+                entry.table = table as u32;
+                for child in children {
+                    trie.tables[table][usize::from(trie.labels[child])] = child as u32;
+                }
+            }
+            trie.nodes.push(entry);
         }
-        trie.first.push(trie.labels.len() as u32);
+        // Where the children of the last node end.
+        trie.nodes.push(Entry { first: trie.labels.len() as u32, value: NO_VALUE, table: NO_TABLE });
         trie
     }
 
     /// The node of the strings that begin with `byte`.
     #[inline]
     pub fn root(&self, byte: u8) -> Option<Node> {
-        let node = self.roots[usize::from(byte)];
+        let node = self.tables[0][usize::from(byte)];
         (node != 0).then_some(Node(node))
     }
 
     /// The node one byte further.
     #[inline]
     pub fn child(&self, node: Node, byte: u8) -> Option<Node> {
-        let (first, end) = (self.first[node.0 as usize], self.first[node.0 as usize + 1]);
+        let Entry { first, table, .. } = self.nodes[node.0 as usize];
+        if table != NO_TABLE {
+            let child = self.tables[table as usize][usize::from(byte)];
+            return (child != 0).then_some(Node(child));
+        }
+        let end = self.nodes[node.0 as usize + 1].first;
         let labels = &self.labels[first as usize..end as usize];
         // Labels are in order. Most nodes have few children, where looking at each is faster.
         let at = match labels.len() {
-            0..=8 => labels.iter().position(|&label| label == byte),
+            0..=CHILDREN_LISTED_MAX => labels.iter().position(|&label| label == byte),
             _ => labels.binary_search(&byte).ok(),
         };
         at.map(|at| Node(first + at as u32))
@@ -82,7 +110,7 @@ impl Trie {
     /// The number of the string that ends at a node.
     #[inline]
     pub fn value(&self, node: Node) -> Option<u32> {
-        let value = self.values[node.0 as usize];
+        let value = self.nodes[node.0 as usize].value;
         (value != NO_VALUE).then_some(value)
     }
 
