@@ -2,13 +2,14 @@
 //! and rejected, and how long a mask takes, next to plain `llguidance` in the same run.
 //!
 //! ```text
-//! cargo run --release -p hublabio-chat --example mask_bench -- FOLDER VOCABULARY.gguf [EVERY] [OUT.json]
+//! cargo run --release -p hublabio-chat --example mask_bench -- FOLDER VOCABULARY.gguf [EVERY] [OUT.json] [INDENT]
 //! ```
 //!
 //! FOLDER holds files `{"schema": …, "tests": [{"valid": true, "data": …}, …]}`; every EVERY-th of them is read. The data
 //! is at <https://github.com/guidance-ai/jsonschemabench>, folder `maskbench/data`. An instance is written as MaskBench
-//! writes it, cut into the model's own tokens, and given to both: it is accepted if each token is in the mask before it
-//! and the answer may end behind the last one. Who goes first changes from schema to schema.
+//! writes it, in one line, or with INDENT in lines indented by so many blanks a level. It is cut into the model's own
+//! tokens, and given to both: it is accepted if each token is in the mask before it and the answer may end behind the
+//! last one. Who goes first changes from schema to schema.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use hublabio_tokenizer::{EncodeOptions, TokenId, TokenType, Tokenizer, Vocabular
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 type AnyError = Box<dyn std::error::Error>;
@@ -29,9 +31,10 @@ type AnyError = Box<dyn std::error::Error>;
 fn main() -> Result<(), AnyError> {
     let args: Vec<String> = env::args().skip(1).collect();
     let [folder, vocabulary, rest @ ..] = args.as_slice() else {
-        return Err("usage: mask_bench FOLDER VOCABULARY.gguf [EVERY] [OUT.json]".into());
+        return Err("usage: mask_bench FOLDER VOCABULARY.gguf [EVERY] [OUT.json] [INDENT]".into());
     };
     let every: usize = rest.first().map_or(Ok(1), |every| every.parse())?;
+    let indent: Option<usize> = rest.get(2).map(|indent| indent.parse()).transpose()?;
     let tokenizer = Tokenizer::new(read_vocabulary(Path::new(vocabulary))?)?;
     let start = Instant::now();
     let compiler = ConstraintCompiler::new(&tokenizer)?;
@@ -45,6 +48,7 @@ fn main() -> Result<(), AnyError> {
         tokenizer,
         compiler,
         plain,
+        indent,
         ours: Side::default(),
         theirs: Side::default(),
         schemas: 0,
@@ -113,6 +117,7 @@ struct Bench {
     tokenizer: Tokenizer,
     compiler: ConstraintCompiler,
     plain: ParserFactory,
+    indent: Option<usize>,
     ours: Side,
     theirs: Side,
     schemas: usize,
@@ -131,7 +136,10 @@ impl Bench {
         self.schemas += 1;
         let mut tests = Vec::new();
         for test in case.get("tests").and_then(Value::as_array).map_or(&[][..], Vec::as_slice) {
-            let text = spaced(&test["data"]);
+            let text = match self.indent {
+                None => spaced(&test["data"]),
+                Some(indent) => indented(&test["data"], indent)?,
+            };
             let tokens = self.tokenizer.encode(&text, EncodeOptions::plain())?;
             tests.push((tokens, test["valid"] == true, text));
         }
@@ -242,6 +250,14 @@ fn spaced(value: &Value) -> String {
         }
         other => other.to_string(),
     }
+}
+
+fn indented(value: &Value, indent: usize) -> Result<String, AnyError> {
+    let blanks = " ".repeat(indent);
+    let mut out = Vec::new();
+    let pretty = serde_json::ser::PrettyFormatter::with_indent(blanks.as_bytes());
+    value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, pretty))?;
+    Ok(String::from_utf8(out)?)
 }
 
 /// Reasons for a refusal without what differs from schema to schema.

@@ -3,8 +3,12 @@
 use std::ops::ControlFlow;
 
 use hublabio_runtime::Error;
-use hublabio_runtime::ai::constraint::{ConstraintConfig, ConstraintError, ConstraintSource};
-use hublabio_runtime::ai::{Finish, Generation, GenerationConfig, InferenceEngine, Message, ModelConfig};
+use hublabio_runtime::ai::constraint::{
+    ConstraintConfig, ConstraintError, ConstraintSource, ToolCallShape, ToolSchema,
+};
+use hublabio_runtime::ai::{
+    Finish, Generation, GenerationConfig, InferenceEngine, Message, ModelConfig, OutputParser, Tool, ToolFormat,
+};
 use serde_json::{Value, json};
 
 fn open() -> InferenceEngine {
@@ -88,4 +92,45 @@ fn what_cannot_be_honoured_is_refused_before_anything_is_computed() {
     // Not a single position was computed: the next answer finds nothing of the prompt in the cache.
     let generation = answer(&mut engine, &GenerationConfig::greedy()).unwrap();
     assert_eq!(generation.stats.cached_tokens, 0);
+}
+
+#[test]
+fn a_tool_is_called_with_its_arguments() {
+    let parameters = json!({
+        "type": "object",
+        "properties": { "page": { "type": "string", "pattern": "^[a-z]{1,12}$" }, "section": { "enum": [1, 8] } },
+        "required": ["page", "section"],
+        "additionalProperties": false,
+    });
+    let tools = Tool::list_from_json(&json!([{ "name": "man", "parameters": parameters }, { "name": "now" }])).unwrap();
+    let schemas = [
+        ToolSchema { name: "man".to_owned(), parameters },
+        ToolSchema { name: "now".to_owned(), parameters: json!({ "type": "object", "maxProperties": 0 }) },
+    ];
+    let shape = ToolCallShape {
+        before: "<tool_call>\n".to_owned(),
+        after: "\n</tool_call>".to_owned(),
+        ..ToolCallShape::default()
+    };
+    let mut engine = open();
+    // Either of the two, and the one that is named.
+    for (offered, names) in [(&schemas[..], &["man", "now"][..]), (&schemas[..1], &["man"][..])] {
+        let source = ConstraintSource::tool_call(offered, &shape).unwrap();
+        let generation = answer(&mut engine, &constrained(source, GenerationConfig::greedy())).unwrap();
+        let parsed = OutputParser::new(ToolFormat::Hermes, &tools).parse(&generation.text);
+        let [call] = parsed.tool_calls.as_slice() else { panic!("{parsed:?} of {:?}", generation.text) };
+        assert_eq!(generation.finish, Finish::EndOfText);
+        assert!(parsed.content.trim().is_empty() && parsed.malformed.is_empty(), "{parsed:?}");
+        assert!(names.contains(&call.name.as_str()), "{}", call.name);
+        let arguments = serde_json::to_value(&call.arguments).unwrap();
+        let arguments = arguments.as_object().unwrap();
+        if call.name == "man" {
+            let page = arguments["page"].as_str().unwrap();
+            assert!((1..=12).contains(&page.len()) && page.bytes().all(|byte| byte.is_ascii_lowercase()), "{page}");
+            assert!(arguments["section"] == 1 || arguments["section"] == 8);
+            assert_eq!(arguments.len(), 2);
+        } else {
+            assert!(arguments.is_empty());
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! From a constraint to masks: the vocabulary as a trie, limits, and when an answer may end.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::thread;
 
@@ -11,13 +12,16 @@ use serde_json::json;
 
 use super::{ConstraintConfig, ConstraintError, ConstraintSource, gbnf, schema};
 
-/// Longest text of a Lark grammar, an expression or a GBNF grammar. Long chains of rules recurse while they compile;
-/// [`STACK_BYTES`] holds the longest one that fits into this text.
-const TEXT_BYTES_MAX: usize = 256 << 10;
-/// Stack of the thread that compiles. Only what is used of it becomes memory.
+/// Stack of the thread that compiles: compiling recurses over the nesting of the input, and long chains of rules nest as
+/// deeply as fits into the longest text. Only what is used of it becomes memory.
 const STACK_BYTES: usize = 512 << 20;
-/// Most alternatives of a choice, and their bytes.
-const CHOICES_MAX: usize = 10_000;
+/// What has at most so many values (of a schema) or bytes (of a grammar, or a string in a schema) is compiled on the
+/// caller's stack: however it is nested, it needs less than [`SMALL_STACK_BYTES`], as the tests try.
+const SMALL_VALUES: usize = 64;
+const SMALL_BYTES: usize = 256;
+/// What a caller has left of its stack at least; threads have 2 MiB unless they are made otherwise.
+#[cfg(test)]
+pub(super) const SMALL_STACK_BYTES: usize = 1 << 20;
 /// Longest token that the trie can hold is 1024 bytes; longer ones (none is known) are never allowed.
 const TOKEN_BYTES_MAX: usize = 1000;
 /// Nodes of the trie: sizes of its subtrees have 22 bits.
@@ -134,16 +138,7 @@ impl ConstraintCompiler {
     /// # Errors
     /// Whatever cannot be honoured, by name; see [`ConstraintError`].
     pub fn compile(&self, config: &ConstraintConfig) -> Result<Constraint, ConstraintError> {
-        // Compiling recurses over the nesting of the input, which its limits bound and this stack holds.
-        let parser = thread::scope(|scope| {
-            let work = thread::Builder::new().name("constraint".into()).stack_size(STACK_BYTES);
-            let kind = kind_name(&config.source);
-            let failed = |problem: &str| ConstraintError::Invalid { kind, problem: problem.to_owned() };
-            work.spawn_scoped(scope, || self.parser(config))
-                .map_err(|_| failed("there is no memory for a thread to compile it"))?
-                .join()
-                .unwrap_or_else(|_| Err(failed("compiling it failed unexpectedly")))
-        })?;
+        let parser = if is_small(config) { self.parser_or_error(config) } else { self.parser_on_deep_stack(config) }?;
         let mut constraint = Constraint {
             matcher: Matcher::new(Ok(parser)),
             shared: Arc::clone(&self.shared),
@@ -156,27 +151,53 @@ impl ConstraintCompiler {
             Ok(_) => Ok(constraint),
             Err(ConstraintError::Step { problem }) => match config.source {
                 ConstraintSource::JsonSchema(_) => Err(ConstraintError::Unsatisfiable { problem }),
-                _ => Err(ConstraintError::Invalid { kind: kind_name(&config.source), problem }),
+                _ => Err(ConstraintError::Invalid { kind: config.source.kind(), problem }),
             },
             Err(other) => Err(other),
         }
     }
 
+    /// On a thread of its own, which on a busy machine waits for a core.
+    fn parser_on_deep_stack(&self, config: &ConstraintConfig) -> Result<TokenParser, ConstraintError> {
+        thread::scope(|scope| {
+            let work = thread::Builder::new().name("constraint".into()).stack_size(STACK_BYTES);
+            let problem = || "there is no memory for a thread to compile it".to_owned();
+            work.spawn_scoped(scope, || self.parser_or_error(config))
+                .map_err(|_| ConstraintError::Invalid { kind: config.source.kind(), problem: problem() })?
+                .join()
+                .unwrap_or_else(|_| Err(failed(config)))
+        })
+    }
+
+    fn parser_or_error(&self, config: &ConstraintConfig) -> Result<TokenParser, ConstraintError> {
+        // Nothing that is shared changes while it compiles.
+        panic::catch_unwind(AssertUnwindSafe(|| self.parser(config))).unwrap_or_else(|_| Err(failed(config)))
+    }
+
     fn parser(&self, config: &ConstraintConfig) -> Result<TokenParser, ConstraintError> {
         let source = &config.source;
-        let kind = kind_name(source);
+        let kind = source.kind();
         let mut answer = match source {
             ConstraintSource::JsonSchema(value) => GrammarWithLexer::from_json_schema(schema::prepare(value)?),
             ConstraintSource::JsonObject => {
                 GrammarWithLexer::from_json_schema(schema::prepare(&json!({ "type": "object" }))?)
             }
-            ConstraintSource::Regex(regex) => GrammarWithLexer::from_regex(short(kind, regex)?),
-            ConstraintSource::Lark(lark) => GrammarWithLexer::from_lark(short(kind, lark)?.to_owned()),
-            ConstraintSource::Gbnf(text) => {
-                let lark = gbnf::to_lark(short(kind, text)?, |name| self.special_token(name))?;
-                GrammarWithLexer::from_lark(lark)
+            ConstraintSource::Regex(regex) => {
+                source.check()?;
+                GrammarWithLexer::from_regex(regex)
             }
-            ConstraintSource::Choice(choices) => GrammarWithLexer::from_lark(choice(choices)?),
+            ConstraintSource::Lark(lark) => {
+                source.check()?;
+                GrammarWithLexer::from_lark(lark.clone())
+            }
+            ConstraintSource::Gbnf(text) => {
+                source.check_length(text)?;
+                GrammarWithLexer::from_lark(gbnf::to_lark(text, |name| self.special_token(name))?)
+            }
+            ConstraintSource::Choice(choices) => {
+                source.check()?;
+                GrammarWithLexer::from_lark(choice(choices))
+            }
         };
         let mut grammars = Vec::with_capacity(2);
         if let Some(marker) = &config.after {
@@ -320,46 +341,33 @@ impl std::fmt::Debug for Constraint {
     }
 }
 
-fn kind_name(source: &ConstraintSource) -> &'static str {
-    match source {
-        ConstraintSource::JsonSchema(_) | ConstraintSource::JsonObject => "JSON schema",
-        ConstraintSource::Regex(_) => "regular expression",
-        ConstraintSource::Lark(_) => "Lark grammar",
-        ConstraintSource::Gbnf(_) => "GBNF grammar",
-        ConstraintSource::Choice(_) => "choice",
-    }
+fn failed(config: &ConstraintConfig) -> ConstraintError {
+    let problem = "compiling it failed unexpectedly".to_owned();
+    ConstraintError::Invalid { kind: config.source.kind(), problem }
 }
 
-fn short<'t>(kind: &'static str, text: &'t str) -> Result<&'t str, ConstraintError> {
-    if text.trim().is_empty() {
-        return Err(ConstraintError::Invalid { kind, problem: "it is empty".to_owned() });
-    }
-    if text.len() > TEXT_BYTES_MAX {
-        return Err(ConstraintError::TooLarge { kind, what: "its length in bytes", max: TEXT_BYTES_MAX });
-    }
-    Ok(text)
+/// Whether compiling fits into the caller's stack, however its parts are nested.
+pub(super) fn is_small(config: &ConstraintConfig) -> bool {
+    let source = match &config.source {
+        ConstraintSource::JsonSchema(schema) => schema::is_small(schema, SMALL_VALUES, SMALL_BYTES),
+        ConstraintSource::JsonObject => true,
+        ConstraintSource::Regex(text) | ConstraintSource::Lark(text) | ConstraintSource::Gbnf(text) => {
+            text.len() <= SMALL_BYTES
+        }
+        ConstraintSource::Choice(choices) => choices.iter().map(|text| text.len() + 1).sum::<usize>() <= SMALL_BYTES,
+    };
+    source && config.after.as_ref().is_none_or(|marker| marker.len() <= SMALL_BYTES)
 }
 
 /// Lark for one of some texts.
-fn choice(choices: &[String]) -> Result<String, ConstraintError> {
-    let kind = "choice";
-    if choices.is_empty() {
-        return Err(ConstraintError::Invalid { kind, problem: "there is nothing to choose from".to_owned() });
-    }
-    if choices.len() > CHOICES_MAX {
-        return Err(ConstraintError::TooLarge { kind, what: "the number of texts", max: CHOICES_MAX });
-    }
-    let bytes: usize = choices.iter().map(String::len).sum();
-    if bytes > TEXT_BYTES_MAX {
-        return Err(ConstraintError::TooLarge { kind, what: "their length in bytes", max: TEXT_BYTES_MAX });
-    }
+fn choice(choices: &[String]) -> String {
     // One terminal: were they several, a text that begins another one would be cut off.
     let quoted: Vec<String> = choices.iter().filter(|text| !text.is_empty()).map(|text| gbnf::quote(text)).collect();
     let optional = if quoted.len() == choices.len() { "" } else { "?" };
     if quoted.is_empty() {
-        return Ok("start: \"\"\n".to_owned());
+        return "start: \"\"\n".to_owned();
     }
-    Ok(format!("start: CHOICE{optional}\nCHOICE: {}\n", quoted.join(" | ")))
+    format!("start: CHOICE{optional}\nCHOICE: {}\n", quoted.join(" | "))
 }
 
 /// What a token stands for in the trie; empty where it may never be chosen.

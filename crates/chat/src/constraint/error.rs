@@ -1,5 +1,7 @@
 //! Why a constraint is refused, or an answer under one broken off.
 
+use std::fmt::Write as _;
+
 /// A keyword (or a format, or a reference) of a JSON Schema that cannot be honoured, and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnsupportedKeyword {
@@ -92,7 +94,7 @@ fn list(keywords: &[UnsupportedKeyword]) -> String {
     const SHOWN: usize = 8;
     let mut text = keywords.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join(", ");
     if keywords.len() > SHOWN {
-        text.push_str(&format!(", and {} more", keywords.len() - SHOWN));
+        let _ = write!(text, ", and {} more", keywords.len() - SHOWN);
     }
     text
 }

@@ -20,14 +20,12 @@
 //! `tools.rs` for tool calls; `docs/CONSTRAINTS.md` is the user's page.
 
 mod error;
+mod gbnf;
+mod schema;
 mod tools;
 
 #[cfg(feature = "constraints")]
 mod compiler;
-#[cfg(feature = "constraints")]
-mod gbnf;
-#[cfg(feature = "constraints")]
-mod schema;
 
 #[cfg(not(feature = "constraints"))]
 mod absent;
@@ -40,6 +38,11 @@ pub use error::{ConstraintError, UnsupportedKeyword};
 pub use tools::{ToolCallShape, ToolSchema};
 
 use serde_json::{Value, json};
+
+/// Longest text of a Lark grammar, an expression or a GBNF grammar.
+const TEXT_BYTES_MAX: usize = 256 << 10;
+/// Most alternatives of a choice; together they are no longer than [`TEXT_BYTES_MAX`].
+const CHOICES_MAX: usize = 10_000;
 
 /// The white space between the parts of a JSON answer: a blank or two, or a line end and its indentation. JSON has no
 /// bound, but a small model that may write blanks writes nothing else.
@@ -77,6 +80,61 @@ impl ConstraintSource {
         match serde_json::from_str(text) {
             Ok(schema) => Ok(Self::JsonSchema(schema)),
             Err(error) => Err(ConstraintError::NotJson { problem: error.to_string() }),
+        }
+    }
+
+    /// Looks for what is wrong in any case, whatever the model's vocabulary: sizes, the syntax of GBNF (where any
+    /// special token counts as known), schemas that no value obeys. In time and memory that the limits bound, and
+    /// without the feature `constraints`; [`ConstraintCompiler::compile`] looks again, and for the rest.
+    ///
+    /// # Errors
+    /// As [`ConstraintCompiler::compile`].
+    pub fn check(&self) -> Result<(), ConstraintError> {
+        match self {
+            Self::JsonSchema(schema) => schema::prepare(schema).map(drop),
+            Self::JsonObject => Ok(()),
+            Self::Regex(text) | Self::Lark(text) => self.check_length(text),
+            Self::Gbnf(text) => {
+                self.check_length(text)?;
+                gbnf::to_lark(text, |_| Some(0)).map(drop)
+            }
+            Self::Choice(choices) => self.check_choices(choices),
+        }
+    }
+
+    fn check_length(&self, text: &str) -> Result<(), ConstraintError> {
+        let kind = self.kind();
+        if text.trim().is_empty() {
+            return Err(ConstraintError::Invalid { kind, problem: "it is empty".to_owned() });
+        }
+        if text.len() > TEXT_BYTES_MAX {
+            return Err(ConstraintError::TooLarge { kind, what: "its length in bytes", max: TEXT_BYTES_MAX });
+        }
+        Ok(())
+    }
+
+    fn check_choices(&self, choices: &[String]) -> Result<(), ConstraintError> {
+        let kind = self.kind();
+        if choices.is_empty() {
+            return Err(ConstraintError::Invalid { kind, problem: "there is nothing to choose from".to_owned() });
+        }
+        if choices.len() > CHOICES_MAX {
+            return Err(ConstraintError::TooLarge { kind, what: "the number of texts", max: CHOICES_MAX });
+        }
+        if choices.iter().map(String::len).sum::<usize>() > TEXT_BYTES_MAX {
+            return Err(ConstraintError::TooLarge { kind, what: "their length in bytes", max: TEXT_BYTES_MAX });
+        }
+        Ok(())
+    }
+
+    /// What errors call it.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::JsonSchema(_) | Self::JsonObject => "JSON schema",
+            Self::Regex(_) => "regular expression",
+            Self::Lark(_) => "Lark grammar",
+            Self::Gbnf(_) => "GBNF grammar",
+            Self::Choice(_) => "choice",
         }
     }
 }

@@ -13,6 +13,8 @@ use super::{ConstraintError, UnsupportedKeyword, json_options};
 const DEPTH_MAX: usize = 1500;
 /// Most values in a schema, counted through all its nesting.
 const VALUES_MAX: usize = 2_000_000;
+/// Most values of one `enum`. The compiler has a limit of its own above this, which it takes seconds to reach.
+const ENUM_MAX: usize = 50_000;
 const KIND: &str = "JSON schema";
 
 /// Keywords that constrain a value and cannot be enforced from left to right.
@@ -82,7 +84,7 @@ pub fn prepare(schema: &Value) -> Result<Value, ConstraintError> {
     let mut simplified = schema.clone();
     simplify(&mut simplified);
     let mut walk = Walk::new(&simplified);
-    walk.visit(&simplified, "#".to_owned(), 0)?;
+    walk.visit(&simplified, "#", 0)?;
     if !walk.has_value(&simplified) {
         return unsatisfiable("every value would have to contain itself, so none is ever complete");
     }
@@ -93,13 +95,40 @@ pub fn prepare(schema: &Value) -> Result<Value, ConstraintError> {
     Ok(simplified)
 }
 
+/// Whether a schema has at most `values` values, and strings and names of at most `bytes` bytes.
+#[cfg(feature = "constraints")]
+pub fn is_small(schema: &Value, values: usize, bytes: usize) -> bool {
+    let mut open = vec![schema];
+    let mut count = 0;
+    while let Some(value) = open.pop() {
+        count += 1;
+        let fits = match value {
+            Value::String(text) => text.len() <= bytes,
+            Value::Array(items) => {
+                open.extend(items);
+                true
+            }
+            Value::Object(members) => {
+                open.extend(members.values());
+                members.keys().all(|name| name.len() <= bytes)
+            }
+            _ => true,
+        };
+        if !fits || count + open.len() > values {
+            return false;
+        }
+    }
+    true
+}
+
 /// Why the compiler refused `schema`, with places where they can be found.
+#[cfg(feature = "constraints")]
 pub fn explain(schema: &Value, problem: String) -> ConstraintError {
     let mut simplified = schema.clone();
     simplify(&mut simplified);
     let mut walk = Walk::new(&simplified);
     // The same walk went through before.
-    let _ = walk.visit(&simplified, "#".to_owned(), 0);
+    let _ = walk.visit(&simplified, "#", 0);
     if problem.contains("Unsatisfiable schema") {
         return ConstraintError::Unsatisfiable { problem: problem.replace("Unsatisfiable schema: ", "") };
     }
@@ -146,11 +175,10 @@ fn simplify(schema: &mut Value) {
     let no_contains = !members.contains_key("contains");
     members.retain(|keyword, value| {
         let says_nothing = match keyword.as_str() {
-            "uniqueItems" => *value == Value::Bool(false),
+            "uniqueItems" | "not" => *value == Value::Bool(false),
             "if" => no_branches,
             "then" | "else" => no_condition,
             "minContains" | "maxContains" => no_contains,
-            "not" => *value == Value::Bool(false),
             "propertyNames" | "unevaluatedItems" | "unevaluatedProperties" => accepts_all(value),
             "dependencies" | "dependentRequired" | "dependentSchemas" => value.as_object().is_some_and(Map::is_empty),
             _ => false,
@@ -203,7 +231,7 @@ impl<'s> Walk<'s> {
     }
 
     /// Notes what is unsupported in `schema` and below, except in definitions that nothing refers to.
-    fn visit(&mut self, schema: &'s Value, path: String, depth: usize) -> Result<(), ConstraintError> {
+    fn visit(&mut self, schema: &'s Value, path: &str, depth: usize) -> Result<(), ConstraintError> {
         if depth > DEPTH_MAX {
             return Err(ConstraintError::TooLarge { kind: KIND, what: "its nesting", max: DEPTH_MAX });
         }
@@ -212,23 +240,26 @@ impl<'s> Walk<'s> {
         }
         self.schemas.push(schema);
         let Value::Object(members) = schema else { return Ok(()) };
+        if members.get("enum").and_then(Value::as_array).is_some_and(|values| values.len() > ENUM_MAX) {
+            return Err(ConstraintError::TooLarge { kind: KIND, what: "the values of an `enum`", max: ENUM_MAX });
+        }
         for (keyword, value) in members {
             let key = keyword.as_str();
             if UNSUPPORTED.contains(&key) {
-                self.unsupported.push(UnsupportedKeyword { keyword: keyword.clone(), path: path.clone() });
+                self.unsupported.push(UnsupportedKeyword { keyword: keyword.clone(), path: path.to_owned() });
                 continue;
             }
             match value {
-                Value::String(format) if key == "format" => {
-                    if may_be(members, "string") && !FORMATS.contains(&format.as_str()) {
-                        let keyword = format!("format: {value}");
-                        self.unsupported.push(UnsupportedKeyword { keyword, path: path.clone() });
-                    }
+                Value::String(format)
+                    if key == "format" && may_be(members, "string") && !FORMATS.contains(&format.as_str()) =>
+                {
+                    let keyword = format!("format: {value}");
+                    self.unsupported.push(UnsupportedKeyword { keyword, path: path.to_owned() });
                 }
-                Value::String(target) if key == "$ref" => self.visit_target(target, &path, depth)?,
+                Value::String(target) if key == "$ref" => self.visit_target(target, path, depth)?,
                 Value::Array(items) if LIST.contains(&key) => {
                     for (at, item) in items.iter().enumerate() {
-                        self.visit(item, format!("{path}/{keyword}/{at}"), depth + 1)?;
+                        self.visit(item, &format!("{path}/{keyword}/{at}"), depth + 1)?;
                     }
                 }
                 Value::Object(schemas) if OBJECT.contains(&key) => {
@@ -236,10 +267,10 @@ impl<'s> Walk<'s> {
                         continue;
                     }
                     for (name, item) in schemas {
-                        self.visit(item, format!("{path}/{keyword}/{}", escape(name)), depth + 1)?;
+                        self.visit(item, &format!("{path}/{keyword}/{}", escape(name)), depth + 1)?;
                     }
                 }
-                value if ONE.contains(&key) => self.visit(value, format!("{path}/{keyword}"), depth + 1)?,
+                value if ONE.contains(&key) => self.visit(value, &format!("{path}/{keyword}"), depth + 1)?,
                 _ => {}
             }
         }
@@ -254,19 +285,15 @@ impl<'s> Walk<'s> {
             let pointer = percent_decode(pointer);
             self.root.pointer(&pointer)
         });
-        match found {
-            Some(schema) => {
-                self.targets.insert(target, schema);
-                self.visit(schema, target.to_owned(), depth + 1)
-            }
-            // An anchor or an identifier within the document, which the compiler resolves, or another document, which
-            // it refuses: then this is the place.
-            None => {
-                let keyword = format!("$ref: {}", Value::from(target));
-                self.unsupported.push(UnsupportedKeyword { keyword, path: path.to_owned() });
-                Ok(())
-            }
+        if let Some(schema) = found {
+            self.targets.insert(target, schema);
+            return self.visit(schema, target, depth + 1);
         }
+        // An anchor or an identifier within the document, which the compiler resolves, or another document, which it
+        // refuses: then this is the place.
+        let keyword = format!("$ref: {}", Value::from(target));
+        self.unsupported.push(UnsupportedKeyword { keyword, path: path.to_owned() });
+        Ok(())
     }
 
     /// Whether some finite value obeys `schema`, as far as required properties, items and references tell. Errs on the

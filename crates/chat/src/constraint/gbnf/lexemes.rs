@@ -9,18 +9,20 @@
 //! The characters that may come after a terminal are those that the grammar allows after any of its uses, and all
 //! terminals count as allowed at once. Both err on the side of cutting.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use super::positions::{Alphabet, Letters, Positions, join};
-use super::{ConstraintError, Expr, Grammar};
+use super::{ConstraintError, Expr, Grammar, KIND};
 
 /// Most terminals. Every pair is looked at in each round.
 const TERMINALS_MAX: usize = 1500;
-/// Most pairs of places that are compared in all; some tenths of a second.
+/// Most words of sets of letters that are compared for pairs of places in all; some tenths of a second.
 const PAIRS_MAX: usize = 50_000_000;
-/// Most rules. What is known of them is worked out in rounds.
-const RULES_MAX: usize = 2000;
-const KIND: &str = "GBNF grammar";
+/// Most words of sets of letters that are looked at to learn what comes after what, in all rounds.
+const FACTS_MAX: usize = 500_000_000;
+/// Most words and transitions in the automata of all terminals.
+const SPACE_MAX: usize = 8_000_000;
 
 /// Rules over terminals.
 #[derive(Debug)]
@@ -69,9 +71,6 @@ pub enum Node {
 /// [`ConstraintError::TooLarge`].
 pub fn plan(grammar: Grammar) -> Result<Plan, ConstraintError> {
     let Grammar { mut rules, root } = grammar;
-    if rules.len() > RULES_MAX {
-        return Err(ConstraintError::TooLarge { kind: KIND, what: "the number of its rules", max: RULES_MAX });
-    }
     for rule in 0..rules.len() {
         if let Some(loops) = without_tail_recursion(&rules[rule], rule) {
             rules[rule] = loops;
@@ -87,6 +86,8 @@ pub fn plan(grammar: Grammar) -> Result<Plan, ConstraintError> {
         numbers: HashMap::new(),
         positions: Vec::new(),
         budget: PAIRS_MAX,
+        facts: FACTS_MAX,
+        space: SPACE_MAX,
     };
     let mut open = vec![root];
     while let Some(rule) = open.pop() {
@@ -135,8 +136,12 @@ fn split_tail(expr: &Expr, rule: usize) -> Option<(Vec<Expr>, Vec<Expr>)> {
                 return None;
             }
             let (loops, ends) = split_tail(last, rule)?;
-            let with = |tail: Expr| Expr::Sequence(before.iter().cloned().chain([tail]).collect());
-            Some((loops.into_iter().map(with).collect(), ends.into_iter().map(with).collect()))
+            // Together, so that what stands before is copied once and not for each of them.
+            let with = |mut tails: Vec<Expr>| {
+                let tail = if tails.len() > 1 { Expr::Choice(tails) } else { tails.pop()? };
+                Some(Expr::Sequence(before.iter().cloned().chain([tail]).collect()))
+            };
+            Some((with(loops).into_iter().collect(), with(ends).into_iter().collect()))
         }
         _ => None,
     }
@@ -175,7 +180,10 @@ struct Planner {
     numbers: HashMap<Expr, usize>,
     /// Of the terminals; `None` where there are too many, or they were cut.
     positions: Vec<Option<Positions>>,
+    /// What is left of [`PAIRS_MAX`], [`FACTS_MAX`] and [`SPACE_MAX`].
     budget: usize,
+    facts: usize,
+    space: usize,
 }
 
 impl Planner {
@@ -246,7 +254,15 @@ impl Planner {
         }
         let number = self.plan.terminals.len();
         self.numbers.insert(expr.clone(), number);
-        let positions = Positions::of(expr, &self.plan.regular, &self.alphabet);
+        // Without space or numbers left, the grammar is refused.
+        let positions = if self.space == 0 || number > TERMINALS_MAX {
+            None
+        } else {
+            Positions::of(expr, &self.plan.regular, &self.alphabet)
+        };
+        if let Some(positions) = &positions {
+            self.space = self.space.saturating_sub(positions.size());
+        }
         self.plan.terminals.push(Terminal::Whole(expr.clone()));
         self.positions.push(positions);
         Node::Terminal(number)
@@ -262,10 +278,17 @@ impl Planner {
                     max: TERMINALS_MAX,
                 });
             }
+            if self.space == 0 {
+                return Err(ConstraintError::TooLarge {
+                    kind: KIND,
+                    what: "the size of its terminals",
+                    max: SPACE_MAX,
+                });
+            }
             let too_large: Vec<usize> = (0..count).filter(|&number| self.is_too_large(number)).collect();
             let mut cut = too_large;
             if cut.is_empty() {
-                cut = self.ambiguous();
+                cut = self.ambiguous()?;
             }
             if cut.is_empty() {
                 return Ok(());
@@ -281,8 +304,8 @@ impl Planner {
     }
 
     /// Terminals that another one, or they themselves, run into.
-    fn ambiguous(&mut self) -> Vec<usize> {
-        let after = self.letters_after();
+    fn ambiguous(&mut self) -> Result<Vec<usize>, ConstraintError> {
+        let after = self.letters_after()?;
         let mut budget = self.budget;
         let positions = |number: usize| self.positions[number].as_ref();
         let mut found = Vec::new();
@@ -295,7 +318,7 @@ impl Planner {
             }
         }
         self.budget = budget;
-        found
+        Ok(found)
     }
 
     /// Replaces a terminal by its parts.
@@ -324,13 +347,14 @@ impl Planner {
     }
 
     /// For each terminal the letters that may come after one of its uses.
-    fn letters_after(&self) -> Vec<Letters> {
+    fn letters_after(&mut self) -> Result<Vec<Letters>, ConstraintError> {
         let none = self.alphabet.none();
         let mut facts = Facts {
             planner: self,
             first: vec![(none.clone(), false); self.plan.rules.len()],
             after_rule: vec![none.clone(); self.plan.rules.len()],
             after: vec![none.clone(); self.plan.terminals.len()],
+            left: Cell::new(self.facts),
         };
         loop {
             let mut changed = false;
@@ -352,9 +376,16 @@ impl Planner {
                 changed |= facts.spread(body, &behind);
             }
             if !changed {
-                return facts.after;
+                break;
             }
         }
+        let Facts { after, left, .. } = facts;
+        self.facts = left.get();
+        if self.facts == 0 {
+            let what = "the work to learn what comes after its terminals";
+            return Err(ConstraintError::TooLarge { kind: KIND, what, max: FACTS_MAX });
+        }
+        Ok(after)
     }
 }
 
@@ -365,18 +396,30 @@ struct Facts<'p> {
     first: Vec<(Letters, bool)>,
     after_rule: Vec<Letters>,
     after: Vec<Letters>,
+    /// Words that may still be looked at. Without any, nothing changes any more.
+    left: Cell<usize>,
 }
 
 impl Facts<'_> {
+    /// Pays for `sets` sets of letters; whether that was possible.
+    fn pay(&self, sets: usize) -> bool {
+        let words = self.planner.alphabet.words().saturating_mul(sets);
+        self.left.set(self.left.get().saturating_sub(words));
+        self.left.get() > 0
+    }
+
     fn first(&self, node: &Node) -> (Letters, bool) {
         let alphabet = &self.planner.alphabet;
+        if !self.pay(1) {
+            return (alphabet.none(), false);
+        }
         match node {
             Node::Terminal(number) => match &self.planner.plan.terminals[*number] {
                 Terminal::Cut(node) => self.first(node),
                 Terminal::Whole(expr) => {
                     let letters = match &self.planner.positions[*number] {
-                        Some(positions) => positions.first_letters(alphabet),
-                        None => alphabet.all(),
+                        Some(positions) if self.pay(positions.first.len()) => positions.first_letters(alphabet),
+                        _ => alphabet.all(),
                     };
                     (letters, is_nullable(expr, &self.planner.plan.nullable))
                 }
@@ -414,6 +457,9 @@ impl Facts<'_> {
     /// Hands the letters `behind` a node on to what is in it; says whether that was new.
     fn spread(&mut self, node: &Node, behind: &[u64]) -> bool {
         let planner = self.planner;
+        if !self.pay(1) {
+            return false;
+        }
         match node {
             Node::Terminal(number) => {
                 let mut changed = join(&mut self.after[*number], behind);
@@ -441,7 +487,13 @@ impl Facts<'_> {
                 }
                 changed
             }
-            Node::Choice(items) => items.iter().fold(false, |changed, item| self.spread(item, behind) || changed),
+            Node::Choice(items) => {
+                let mut changed = false;
+                for item in items {
+                    changed |= self.spread(item, behind);
+                }
+                changed
+            }
             Node::Repeat { item, max, .. } => {
                 let mut behind = behind.to_vec();
                 if *max != Some(1) {

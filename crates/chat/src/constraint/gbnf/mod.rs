@@ -15,11 +15,16 @@ mod lexemes;
 mod parse;
 mod positions;
 
+#[cfg(feature = "constraints")]
 pub use emit::quote;
 
 use class::Class;
 
 use super::ConstraintError;
+
+/// Most rules. What is known of them is worked out in rounds.
+const RULES_MAX: usize = 2000;
+const KIND: &str = "GBNF grammar";
 
 /// A grammar as it was written.
 #[derive(Debug)]
@@ -73,13 +78,16 @@ impl Expr {
 /// [`ConstraintError::Gbnf`] with line and column; a grammar without a complete text, or one over the limits.
 pub fn to_lark(text: &str, token_of: impl Fn(&str) -> Option<u32>) -> Result<String, ConstraintError> {
     let grammar = parse::parse(text, &token_of)?;
-    let grammar = without_dead_ends(grammar)?;
+    if grammar.rules.len() > RULES_MAX {
+        return Err(ConstraintError::TooLarge { kind: KIND, what: "the number of its rules", max: RULES_MAX });
+    }
+    let grammar = without_dead_ends(&grammar)?;
     let plan = lexemes::plan(grammar)?;
     Ok(emit::lark(&plan))
 }
 
 /// Drops alternatives that no text completes, which would otherwise lead an answer to where it cannot end.
-fn without_dead_ends(grammar: Grammar) -> Result<Grammar, ConstraintError> {
+fn without_dead_ends(grammar: &Grammar) -> Result<Grammar, ConstraintError> {
     let mut alive = vec![false; grammar.rules.len()];
     loop {
         let before = alive.iter().filter(|&&alive| alive).count();
@@ -93,7 +101,7 @@ fn without_dead_ends(grammar: Grammar) -> Result<Grammar, ConstraintError> {
     }
     if !alive[grammar.root] {
         return Err(ConstraintError::Invalid {
-            kind: "GBNF grammar",
+            kind: KIND,
             problem: "no text completes `root`: a rule needs itself in each of its alternatives".to_owned(),
         });
     }

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 
 use super::{Class, ConstraintError, Expr, Grammar};
 
-/// Deepest nesting of groups.
+/// Deepest nesting of groups: what reads an expression recurses.
 const DEPTH_MAX: usize = 200;
+/// Most repetitions of one item (`"a"?*+`), which nest as well.
+const REPEATED_MAX: usize = 4;
 /// Largest bound of a repetition that is read (what it may grow to is limited where it is compiled).
 const REPEAT_MAX: u32 = 100_000;
 
@@ -145,7 +147,12 @@ impl<'t> Parser<'t> {
         let mut items = Vec::new();
         while let Some(mut item) = self.item(depth)? {
             self.space(nested);
+            let mut stacked = 0;
             while let Some((min, max)) = self.repetition(nested)? {
+                stacked += 1;
+                if stacked > REPEATED_MAX {
+                    return Err(self.wrong("too many repetitions of one item: put them into one"));
+                }
                 item = Expr::Repeat { item: Box::new(item), min, max };
                 self.space(nested);
             }

@@ -7,8 +7,10 @@ use super::{Class, Expr};
 
 /// Most places of one expression. What has more is not made a terminal.
 const PLACES_MAX: usize = 3000;
-/// Most transitions of one expression, and most parts looked at to make it.
+/// Most transitions of one expression, most parts looked at to make it, and most words of its sets of letters.
 const STEPS_MAX: usize = 200_000;
+/// Deepest nesting of parts, the rules that they name included.
+const DEPTH_MAX: usize = 2000;
 
 /// A set of the alphabet's letters, one bit each.
 pub type Letters = Vec<u64>;
@@ -45,7 +47,12 @@ impl Alphabet {
 
     /// No letters.
     pub fn none(&self) -> Letters {
-        vec![0; self.starts.len().div_ceil(64)]
+        vec![0; self.words()]
+    }
+
+    /// Words of a set.
+    pub fn words(&self) -> usize {
+        self.starts.len().div_ceil(64)
     }
 
     /// All letters.
@@ -109,7 +116,7 @@ impl Part {
 impl Positions {
     /// The automaton of `expr`, the rules of `rules` put in for their names; `None` if it is too large.
     pub fn of(expr: &Expr, rules: &[Expr], alphabet: &Alphabet) -> Option<Self> {
-        let mut build = Build { rules, alphabet, out: Self::default(), steps: 0, classes: HashMap::new() };
+        let mut build = Build { rules, alphabet, out: Self::default(), steps: 0, depth: 0, classes: HashMap::new() };
         let whole = build.part(expr)?;
         let mut out = build.out;
         out.first = whole.first;
@@ -127,14 +134,19 @@ impl Positions {
         letters
     }
 
+    /// Words and transitions that it holds.
+    pub fn size(&self) -> usize {
+        self.letters.iter().map(Vec::len).sum::<usize>() + self.next.iter().map(Vec::len).sum::<usize>()
+    }
+
     /// Whether there is a text that `self` matches, and that with one of the letters `after` behind it begins a match of
     /// `other`: then a lexer that takes the longest match could run past the end of `self`. Each pair of places that is
-    /// compared costs one of `budget`; without any left the answer is yes.
+    /// compared costs a set's words of `budget`; without any left the answer is yes.
     pub fn runs_into(&self, other: &Self, after: &[u64], budget: &mut usize) -> bool {
         let mut seen = HashSet::new();
         let mut open = Vec::new();
         let mut step = |all_a: &[u32], all_b: &[u32], open: &mut Vec<(u32, u32)>| {
-            *budget = budget.saturating_sub(all_a.len() * all_b.len() + all_b.len());
+            *budget = budget.saturating_sub((all_a.len() + 1) * all_b.len().max(1) * after.len());
             if *budget == 0 {
                 return false;
             }
@@ -168,6 +180,7 @@ struct Build<'g> {
     alphabet: &'g Alphabet,
     out: Positions,
     steps: usize,
+    depth: usize,
     /// Letters of classes that were met before.
     classes: HashMap<Class, Letters>,
 }
@@ -180,16 +193,17 @@ impl Build<'_> {
         let alphabet = self.alphabet;
         let letters = self.classes.entry(class.clone()).or_insert_with(|| alphabet.letters(class)).clone();
         let place = self.out.letters.len() as u32;
+        // The first place is free, as what has one place is always a terminal.
+        if place > 0 {
+            self.spend(letters.len())?;
+        }
         self.out.letters.push(letters);
         self.out.next.push(Vec::new());
         Some(Part { first: vec![place], last: vec![place], nullable: false })
     }
 
     fn connect(&mut self, from: &[u32], to: &[u32]) -> Option<()> {
-        self.steps += from.len() * to.len();
-        if self.steps > STEPS_MAX {
-            return None;
-        }
+        self.spend(from.len() * to.len())?;
         for &place in from {
             self.out.next[place as usize].extend_from_slice(to);
         }
@@ -209,11 +223,23 @@ impl Build<'_> {
         Some(Part { first, last, nullable: a.nullable && b.nullable })
     }
 
+    fn spend(&mut self, steps: usize) -> Option<()> {
+        self.steps += steps;
+        (self.steps <= STEPS_MAX).then_some(())
+    }
+
     fn part(&mut self, expr: &Expr) -> Option<Part> {
-        self.steps += 1;
-        if self.steps > STEPS_MAX {
+        self.spend(1)?;
+        if self.depth == DEPTH_MAX {
             return None;
         }
+        self.depth += 1;
+        let part = self.part_of(expr);
+        self.depth -= 1;
+        part
+    }
+
+    fn part_of(&mut self, expr: &Expr) -> Option<Part> {
         match expr {
             Expr::Class(class) => self.place(class),
             Expr::Literal(text) => text.chars().try_fold(Part::empty(), |before, c| {
