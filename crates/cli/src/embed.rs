@@ -11,7 +11,7 @@ use crate::args::{EmbedArgs, PoolingName};
 use crate::{input, output};
 
 #[derive(Serialize)]
-struct Embeddings {
+struct Vectors {
     dimensions: usize,
     pooling: &'static str,
     embeddings: Vec<Vec<f32>>,
@@ -42,6 +42,6 @@ pub fn embed(args: &EmbedArgs) -> Result<ExitCode> {
         Pooling::First => "first",
         Pooling::Last => "last",
     };
-    output::json(&Embeddings { dimensions: embeddings.first().map_or(0, Vec::len), pooling, embeddings })?;
+    output::json(&Vectors { dimensions: embeddings.first().map_or(0, Vec::len), pooling, embeddings })?;
     Ok(ExitCode::SUCCESS)
 }

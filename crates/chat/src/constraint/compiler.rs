@@ -16,7 +16,7 @@ use super::{ConstraintConfig, ConstraintError, ConstraintSource, gbnf, schema};
 /// deeply as fits into the longest text. Only what is used of it becomes memory.
 const STACK_BYTES: usize = 512 << 20;
 /// What has at most so many values (of a schema) or bytes (of a grammar, or a string in a schema) is compiled on the
-/// caller's stack: however it is nested, it needs less than [`SMALL_STACK_BYTES`], as the tests try.
+/// caller's stack: however it is nested, it needs less than 1 MiB, as the tests try.
 const SMALL_VALUES: usize = 64;
 const SMALL_BYTES: usize = 256;
 /// What a caller has left of its stack at least; threads have 2 MiB unless they are made otherwise.
