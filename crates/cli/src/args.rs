@@ -585,7 +585,7 @@ pub struct ConstraintArgs {
     /// Answer in text of this grammar: a .gbnf file (llama.cpp's form) or a .lark file (llguidance's)
     #[arg(long, value_name = "FILE", group = "constraint")]
     pub grammar: Option<PathBuf>,
-    /// Leave the answer free until this text, such as </think>
+    /// Leave the answer free until this text, such as `</think>`
     #[arg(long, value_name = "TEXT", requires = "constraint")]
     pub constrain_after: Option<String>,
 }
