@@ -26,7 +26,7 @@ from oracle_tokenizers import ORACLES, TRAINED, Oracle, Vocabulary, unpacked  # 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers  # noqa: E402
 
 NAMES = (
-    "gpt-2 llama-bpe qwen2 deepseek-llm starcoder mpt llama-spm phi-3 bert-bge wordpiece unigram unigram-identity gemma4"
+    "gpt-2 llama-bpe qwen2 deepseek-llm starcoder mpt llama-spm bert-bge wordpiece unigram unigram-identity gemma4"
 ).split()
 
 
