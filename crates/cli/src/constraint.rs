@@ -1,6 +1,5 @@
 //! The flags that say what an answer must look like.
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -8,9 +7,7 @@ use hublabio_runtime::ai::constraint::{ConstraintConfig, ConstraintSource};
 
 use crate::Usage;
 use crate::args::ConstraintArgs;
-
-/// Largest file that is read as a schema or a grammar.
-const FILE_BYTES_MAX: u64 = 16 << 20;
+use crate::input::text_file;
 
 impl ConstraintArgs {
     /// The constraint that the flags ask for, its file read.
@@ -33,29 +30,18 @@ fn json_schema(argument: &str) -> Result<ConstraintSource> {
     if argument.trim_start().starts_with('{') || ["true", "false"].contains(&argument.trim()) {
         return Ok(ConstraintSource::json_schema(argument)?);
     }
-    let text = read(Path::new(argument), "--json-schema")?;
+    let text = text_file(Path::new(argument)).context("--json-schema")?;
     ConstraintSource::json_schema(&text).with_context(|| argument.to_owned())
 }
 
 fn grammar(path: &Path) -> Result<ConstraintSource> {
     let is = |extension: &str| path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension));
     if is("gbnf") {
-        Ok(ConstraintSource::Gbnf(read(path, "--grammar")?))
+        Ok(ConstraintSource::Gbnf(text_file(path).context("--grammar")?))
     } else if is("lark") {
-        Ok(ConstraintSource::Lark(read(path, "--grammar")?))
+        Ok(ConstraintSource::Lark(text_file(path).context("--grammar")?))
     } else {
         let problem = "the name of a grammar must end in .gbnf (llama.cpp's form) or .lark (llguidance's)";
         Err(Usage(format!("--grammar {}: {problem}", path.display())).into())
     }
-}
-
-fn read(path: &Path, flag: &str) -> Result<String> {
-    let named = || format!("{flag} {}", path.display());
-    let bytes = fs::metadata(path).with_context(named)?.len();
-    if bytes > FILE_BYTES_MAX {
-        return Err(
-            Usage(format!("{}: {bytes} bytes are more than the {FILE_BYTES_MAX} that are read", named())).into()
-        );
-    }
-    fs::read_to_string(path).with_context(named)
 }

@@ -1,6 +1,8 @@
-//! Standard input: prompts, texts and token ids.
+//! Standard input: prompts, texts and token ids; and the small text files that flags name.
 
+use std::fs::File;
 use std::io::{self, IsTerminal, Read};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use hublabio_runtime::ai::tokenizer::TokenId;
@@ -16,6 +18,22 @@ const INPUT_BYTES_MAX: u64 = 1 << 30;
 #[serde(deny_unknown_fields)]
 pub struct Ids {
     pub ids: Vec<u32>,
+}
+
+/// Longest template, schema, grammar, list of tools or list of messages that is read.
+const TEXT_FILE_BYTES_MAX: u64 = 1 << 26;
+
+/// The text of a file that a flag names.
+pub fn text_file(path: &Path) -> Result<String> {
+    let mut bytes = Vec::new();
+    // One byte more than allowed tells a longer file; a device has no length to look at before.
+    File::open(path)
+        .and_then(|file| file.take(TEXT_FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    if bytes.len() as u64 > TEXT_FILE_BYTES_MAX {
+        bail!("{} is longer than {TEXT_FILE_BYTES_MAX} bytes: is it the right file?", path.display());
+    }
+    String::from_utf8(bytes).with_context(|| format!("{} is not UTF-8: convert it first", path.display()))
 }
 
 /// All of standard input.

@@ -1,9 +1,8 @@
 //! How messages become a prompt, and the text of an answer what is shown: shared by `run` and `chat`.
 
-use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use hublabio_runtime::ai::tokenizer::TokenId;
 use hublabio_runtime::ai::{
     Answer, ChatOptions, ChatPrompt, Event, Finish, Generation, GenerationConfig, Json, Message, OutputParser, Tool,
@@ -11,11 +10,9 @@ use hublabio_runtime::ai::{
 use serde_json::json;
 
 use crate::args::PromptArgs;
+use crate::input::text_file;
 use crate::model::{ModelName, OpenModel};
 use crate::output::{self, AnswerWriter, StdoutError, ThoughtWriter};
-
-/// Longest template, list of tools or list of messages that is read.
-const FILE_BYTES_MAX: u64 = 1 << 26;
 
 impl PromptArgs {
     /// Sets the template that is asked for, and reads what else goes into prompts.
@@ -56,14 +53,6 @@ pub fn messages_file(path: &Path) -> Result<Vec<Message>> {
 
 fn json_file(path: &Path) -> Result<Json> {
     serde_json::from_str(&text_file(path)?).with_context(|| format!("{} is not valid JSON", path.display()))
-}
-
-fn text_file(path: &Path) -> Result<String> {
-    let reading = || format!("cannot read {}", path.display());
-    if fs::metadata(path).with_context(reading)?.len() > FILE_BYTES_MAX {
-        bail!("{} is longer than {FILE_BYTES_MAX} bytes: is it the right file?", path.display());
-    }
-    fs::read_to_string(path).with_context(reading)
 }
 
 /// `KEY=JSON` of a flag; what is no JSON is a text.

@@ -119,6 +119,7 @@ fn what_is_wrong_with_a_prompt_is_said() {
     let deaf = template("deaf.jinja", "{{ messages[0].content }}");
     let tools = template("tools.json", "[{\"name\": \"now\"}]");
     let no_tools = template("no_tools.json", "[{\"description\": \"x\"}]");
+    let latin = file("bad_prompt", "latin.json", b"[\xe9]");
     let no_json = template("no_json.json", "[{]");
     let images = template("images.json", r#"[{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]"#);
     for (arguments, code, parts) in [
@@ -135,6 +136,12 @@ fn what_is_wrong_with_a_prompt_is_said() {
         (&["--template-var", "x"], 2, &["KEY=JSON"]),
         (&["--tool-format", "nonsense"], 2, &["give one of hermes"]),
         (&["--raw", "--messages", &images], 2, &["--raw"]),
+        (&["--tools", &latin], 1, &["latin.json", "UTF-8"]),
+        // It has no length to look at, and no end.
+        #[cfg(unix)]
+        (&["--template", "/dev/zero"], 1, &["/dev/zero", "longer than"]),
+        #[cfg(unix)]
+        (&["--json-schema", "/dev/zero"], 1, &["--json-schema", "/dev/zero", "longer than"]),
     ] {
         let outcome = hublab(&[&["run", "default", "x", "--dry-run"], arguments].concat());
         assert_eq!(outcome.code, code, "{arguments:?}: {}", outcome.stderr);
