@@ -176,12 +176,7 @@ impl Bpe {
         }
         // An unknown token is one with that of the word before.
         if let (Some(vacancy), false) = (vacancy, has_unknown) {
-            let mut ids = [0; 8];
-            let tokens = &out[before..];
-            if let Some(ids) = ids.get_mut(..tokens.len()) {
-                ids.iter_mut().zip(tokens).for_each(|(id, token)| *id = token.0);
-                cache.put(vacancy, word, ids);
-            }
+            cache.put_tokens(vacancy, word, &out[before..]);
         }
     }
 

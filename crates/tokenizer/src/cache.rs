@@ -7,6 +7,8 @@ use std::hash::BuildHasher as _;
 
 use hashbrown::DefaultHashBuilder;
 
+use crate::TokenId;
+
 /// Longest word, in bytes, and most tokens that a slot holds; others are not remembered.
 const WORD_BYTES_MAX: usize = 27;
 const WORD_TOKENS_MAX: usize = 6;
@@ -60,6 +62,15 @@ impl WordCache {
         slot.word[..word.len()].copy_from_slice(word);
         slot.lengths = (word.len() as u8) << 3 | tokens.len() as u8;
         slot.tokens[..tokens.len()].copy_from_slice(tokens);
+    }
+
+    /// As [`WordCache::put`], for tokens as they stand in an output.
+    pub fn put_tokens(&mut self, vacancy: Vacancy, word: &[u8], tokens: &[TokenId]) {
+        let mut ids = [0; WORD_TOKENS_MAX];
+        if let Some(ids) = ids.get_mut(..tokens.len()) {
+            ids.iter_mut().zip(tokens).for_each(|(id, token)| *id = token.0);
+            self.put(vacancy, word, ids);
+        }
     }
 }
 

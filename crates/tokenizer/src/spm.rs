@@ -114,12 +114,7 @@ impl Spm {
             ends_unknown |= self.push_piece(symbol.id, text, &splits, start, out)?;
         }
         if let (Some(vacancy), false) = (vacancy, ends_unknown) {
-            let mut ids = [0; 8];
-            let tokens = &out[before..];
-            if let Some(ids) = ids.get_mut(..tokens.len()) {
-                ids.iter_mut().zip(tokens).for_each(|(id, token)| *id = token.0);
-                cache.put(vacancy, word.as_bytes(), ids);
-            }
+            cache.put_tokens(vacancy, word.as_bytes(), &out[before..]);
         }
         Ok(())
     }

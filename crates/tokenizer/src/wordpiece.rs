@@ -160,12 +160,7 @@ impl WordPiece {
             out.push(self.unk.ok_or(Error::NoToken { byte: word.as_bytes()[0] })?);
         }
         if let Some(vacancy) = vacancy {
-            let mut ids = [0; 8];
-            let tokens = &out[before..];
-            if let Some(ids) = ids.get_mut(..tokens.len()) {
-                ids.iter_mut().zip(tokens).for_each(|(id, token)| *id = token.0);
-                cache.put(vacancy, word.as_bytes(), ids);
-            }
+            cache.put_tokens(vacancy, word.as_bytes(), &out[before..]);
         }
         Ok(())
     }
