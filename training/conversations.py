@@ -70,6 +70,16 @@ HELD_OUT = {
     ],
 }
 
+# From what a thing does to its name; only the experts learn these (train_experts.py). `{k}` is the kind (function,
+# command, ...), `{v}` the entry in the third person, `{a}` the entry as it stands.
+REVERSE_VERB = ["Which {l} {k} {v}?", "What {l} {k} {v}?", "Name the {l} {k} that {v}.", "I forgot the name: which {l} {k} {v}?"]
+REVERSE_NOUN = ["Which {l} {k} is this: {a}?", "Name the {l} {k}: {a}.", "What is the name of the {l} {k} for this: {a}?"]
+REVERSE_VERB_HELD_OUT, REVERSE_NOUN_HELD_OUT = "Tell me which {l} {k} {v}.", "What do I look for in {l}: {a}?"
+LANGUAGE = {"man": "Linux", "rust": "Rust", "python": "Python"}
+VERBS = re.compile(r"(?:Return|Get|Set|Create|Remove|Compute|Convert|Write|Read|Print|Send|Start|Open|Close|Insert|Add|Make|"
+                   r"Find|Check|Test|Change|Copy|Delete|Display|List|Show|Wait|Parse|Raise|Compare|Split|Move|Search|Run|Extract|"
+                   r"Format|Load|Build|Generate|Report|Manage|Update|Install|Execute|Determine|Encode|Decode|Call)(?= )")
+
 UNKNOWN = "I have no entry for that name."
 ABOUT = "I am HubLab Tiny Docs, a tiny model that knows short entries about commands, Rust and Python."
 HELP = "Ask me what a command, a Rust item or a Python name does, for example `tar` or `Vec::push`."
@@ -120,6 +130,22 @@ def dressed(rng: random.Random, question: str) -> str:
     if rng.random() < 0.08:
         question += rng.choice(CLOSERS)
     return question
+
+
+def reverse_question(rng: random.Random, fact: dict, held_out: bool = False) -> tuple[str, str]:
+    """A question for the name of a fact, and the name as the answer."""
+    text = fact["answer"].rstrip(".")
+    text = text[0].lower() + text[1:] if text[1:2].islower() else text
+    verb = VERBS.match(fact["answer"])
+    if verb:
+        text = verb.group().lower() + ("es" if verb.group().endswith("ch") else "s") + fact["answer"].rstrip(".")[verb.end() :]
+    if verb or (fact["source"] == "rust" and re.match(r"[a-z]+s ", text)):
+        template = REVERSE_VERB_HELD_OUT if held_out else rng.choice(REVERSE_VERB)
+    else:
+        template = REVERSE_NOUN_HELD_OUT if held_out else rng.choice(REVERSE_NOUN)
+    kind = fact["kind"] if fact["kind"] != "topic" else "page"
+    question = template.replace("{l}", LANGUAGE[fact["source"]]).replace("{k}", kind).replace("{v}", text).replace("{a}", text)
+    return question, f"`{fact['name']}`."
 
 
 SYLLABLES = [c + v for c in "b c d f g h k l m n p r s t v w z br cl dr fl gr pl st tr".split() for v in "a e i o u".split()]

@@ -45,12 +45,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--weights", choices=["average", "last"], default="average")
     parser.add_argument("--type", choices=["q8_0", "f32"], default="q8_0")
+    parser.add_argument("--blend", type=Path, help="an earlier checkpoint of the run: write the mean of both weights")
+    parser.add_argument("--name", default="HubLab Tiny Docs")
+    parser.add_argument("--description", default=DESCRIPTION)
     args = parser.parse_args()
 
     checkpoint = torch.load(args.run / "checkpoint.pt", map_location="cpu", weights_only=False)
     c = Config(**checkpoint["config"])
     weights = checkpoint["average"] if args.weights == "average" else checkpoint["model"]
     weights = {k: v.float().numpy() for k, v in weights.items()}
+    if args.blend:
+        other = torch.load(args.blend, map_location="cpu", weights_only=False)["average"]
+        weights = {k: (v + other[k].float().numpy()) / 2 for k, v in weights.items()}
     parts = json.loads((args.run / "tokenizer.json").read_text())["model"]
     tokens = [t for t, _ in sorted(parts["vocab"].items(), key=lambda kv: kv[1])]
     assert tokens[: len(SPECIALS)] == SPECIALS and len(tokens) == c.vocab_size
@@ -59,8 +65,8 @@ def main() -> None:
     unfinished = args.out.with_name(args.out.name + ".tmp")
     w = gguf.GGUFWriter(unfinished, "llama")
     w.add_type("model")
-    w.add_name("HubLab Tiny Docs")
-    w.add_description(DESCRIPTION)
+    w.add_name(args.name)
+    w.add_description(args.description)
     w.add_license("MIT OR Apache-2.0")
     w.add_license_name("Weights as trained here. Memorised entries: see the description.")
     w.add_size_label(f"{checkpoint_millions(weights):.1f}M")

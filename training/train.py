@@ -59,6 +59,14 @@ def train_tokenizer(data: Path, facts: list[dict], vocab_size: int) -> Tokenizer
 
 # ------------------------------------------------------------------------ data
 
+def token_stream(tokenizer: Tokenizer, path: Path) -> np.ndarray:
+    """Every document of a text file as one row of ids, each between BOS and EOS."""
+    stream: list[int] = []
+    for encoding in tokenizer.encode_batch([d for d in path.read_text().split("\n\n") if d.strip()]):
+        stream += [BOS, *encoding.ids, EOS]
+    return np.array(stream, dtype=np.int64)
+
+
 class Batches:
     def __init__(self, args, tokenizer: Tokenizer, facts: list[dict]):
         self.args, self.tokenizer, self.facts = args, tokenizer, facts
@@ -68,11 +76,11 @@ class Batches:
         self.queue: list[int] = []
         self.common = [i for s in TRAIN for i in [i for i, f in enumerate(facts) if f["source"] == s][: args.common]]
         self.spare: list[tuple[list[int], list[bool]]] = []
-        documents = (args.data / "text.train.txt").read_text().split("\n\n")
-        stream: list[int] = []
-        for encoding in tokenizer.encode_batch([d for d in documents if d.strip()]):
-            stream += [BOS, *encoding.ids, EOS]
-        self.text = np.array(stream, dtype=np.int64)
+        self.text = token_stream(tokenizer, args.data / "text.train.txt")
+
+    def stream(self) -> np.ndarray:
+        """The tokens that the next window of plain text is cut from."""
+        return self.text
 
     def state(self):
         return {"rng": self.rng.getstate(), "queue": self.queue}
@@ -154,17 +162,25 @@ class Batches:
         return ids, positions, segments, np.array(where + [0] * lost), np.array(targets + [-100] * lost)
 
     def plain(self, rows: int, length: int):
-        starts = [self.rng.randrange(len(self.text) - length - 1) for _ in range(rows)]
-        block = np.stack([self.text[s : s + length + 1] for s in starts])
+        windows = []
+        for text in [self.stream() for _ in range(rows)]:
+            start = self.rng.randrange(len(text) - length - 1)
+            windows.append(text[start : start + length + 1])
+        block = np.stack(windows)
         positions = np.broadcast_to(np.arange(length), (rows, length)).copy()
         return block[:, :-1].copy(), positions, None, np.arange(rows * length), block[:, 1:].reshape(-1).copy()
 
 
 # ------------------------------------------------------------------- optimizer
 
+def has_fast_bfloat16() -> bool:
+    """Without the instructions for it a CPU multiplies bfloat16 matrices 20 times slower than float32 ones."""
+    return torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def orthogonalised(g: torch.Tensor) -> torch.Tensor:
     """The nearest semi-orthogonal matrix, roughly (Newton-Schulz of Muon, Jordan et al. 2024)."""
-    x = g.bfloat16()
+    x = g.bfloat16() if has_fast_bfloat16() else g
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     x = x / (x.norm() + 1e-7)
@@ -231,19 +247,17 @@ def save(path: Path, content: dict) -> None:
     os.replace(path.with_suffix(".tmp"), path)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options(description: str) -> argparse.ArgumentParser:
+    """The flags that every training run has."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="what gather.py wrote")
     parser.add_argument("--run", type=Path, required=True, help="directory of tokenizer and checkpoint")
     parser.add_argument("--minutes", type=float, default=60, help="training time in all, pauses not counted")
+    parser.add_argument("--tokens", type=int, help="stop after so many tokens, if time does not end before")
     parser.add_argument("--deadline", help="UTC time HH:MM by which to be done at the latest, pauses or not")
-    parser.add_argument("--max-steps", type=int, help="stop here (the learning rate still follows the time)")
+    parser.add_argument("--max-steps", type=int, help="stop here (the learning rate still follows time and tokens)")
     parser.add_argument("--pause-file", type=Path)
     parser.add_argument("--save-minutes", type=float, default=3)
-    parser.add_argument("--facts", type=int, help="how many facts to learn; default: all")
-    parser.add_argument("--common", type=int, default=150, help="facts of each source that come twice a round")
-    parser.add_argument("--vocab", type=int, default=8192)
-    parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--text-every", type=int, default=3, help="every n-th step is plain text")
@@ -257,16 +271,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--no-compile", action="store_true")
-    args = parser.parse_args()
+    return parser
 
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
-    torch.set_float32_matmul_precision("high")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if world > 1:
-        dist.init_process_group("gloo")
-    args.run.mkdir(parents=True, exist_ok=True)
+
+def main() -> None:
+    parser = options(__doc__)
+    parser.add_argument("--facts", type=int, help="how many facts to learn; default: all")
+    parser.add_argument("--common", type=int, default=150, help="facts of each source that come twice a round")
+    parser.add_argument("--vocab", type=int, default=8192)
+    parser.add_argument("--layers", type=int, default=4)
+    args = parser.parse_args()
+    device, rank, world = prepared(args)
     facts = load_facts(args.data, args.facts)
     tokenizer_path = args.run / "tokenizer.json"
     if rank == 0 and not tokenizer_path.exists():
@@ -279,6 +294,26 @@ def main() -> None:
         batches.rng = random.Random(f"{args.seed} {rank}")
     config = Config(vocab_size=tokenizer.get_vocab_size(), layers=args.layers)
     model = Llama(config).to(device)
+    train(args, model, batches, len(facts), device, rank, world)
+    if world > 1:
+        dist.destroy_process_group()
+
+
+def prepared(args) -> tuple[str, int, int]:
+    """Sets PyTorch up; -> device, number of this process, how many there are."""
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    torch.set_float32_matmul_precision("high")
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1:
+        dist.init_process_group("gloo")
+    args.run.mkdir(parents=True, exist_ok=True)
+    return "cuda" if torch.cuda.is_available() else "cpu", rank, world
+
+
+def train(args, model: Llama, batches: Batches, facts: int, device: str, rank: int, world: int) -> None:
+    """Trains until time or tokens are spent, from the run's checkpoint if it has one."""
+    config = model.c
     optimizer = Optimizer(model, args, rank, world)
     average = {n: p.detach().clone() for n, p in model.named_parameters()}
     step, clock, tokens = 0, 0.0, 0
@@ -294,8 +329,8 @@ def main() -> None:
         average, step, clock, tokens = old["average"], old["step"], old["clock"], old["tokens"]
     loss_of = model.loss if args.no_compile else torch.compile(model.loss)
     if rank == 0:
-        print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(facts)} facts, "
-              f"{len(batches.text)} tokens of text, {device}, from step {step}", flush=True)
+        print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {facts} facts, "
+              f"{device}, from step {step}", flush=True)
 
     deadline = None
     if args.deadline:
@@ -305,7 +340,7 @@ def main() -> None:
     def write() -> None:
         save(checkpoint, {"config": config.as_dict(), "model": model.state_dict(), "average": average,
                           "optimizer": optimizer.state(), "batches": batches.state(), "step": step, "clock": clock,
-                          "tokens": tokens, "facts": len(facts), "args": {k: str(v) for k, v in vars(args).items()}})
+                          "tokens": tokens, "facts": facts, "args": {k: str(v) for k, v in vars(args).items()}})
 
     shown = {"qa": [], "text": []}
     last_save, last_log, log_tokens = time.time(), time.time(), 0
@@ -322,10 +357,12 @@ def main() -> None:
             agreed = torch.tensor([left, clock], dtype=torch.float64)
             dist.broadcast(agreed, 0)
             left, clock = agreed.tolist()
-        if left <= 0 or (args.max_steps and step >= args.max_steps):
+        if left <= 0 or (args.max_steps and step >= args.max_steps) or (args.tokens and tokens >= args.tokens):
             break
-        # Warm-up over 30 steps, then straight to zero at the end of the time there is.
+        # Warm-up over 30 steps, then straight to zero at the end of the time or of the tokens, whichever comes first.
         progress = clock / (clock + left)
+        if args.tokens:
+            progress = max(progress, tokens / args.tokens)
         scale = min(1.0, (step + 1) / 30) * min(1.0, (1 - progress) / 0.85)
         is_text = step % args.text_every == args.text_every - 1
         if is_text:
@@ -333,7 +370,7 @@ def main() -> None:
         else:
             batch = batches.packed(rows, args.length)
         batch = [None if b is None else torch.from_numpy(b).to(device) for b in batch]
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=has_fast_bfloat16()):
             ids, positions, segments, where, targets = batch
             loss = loss_of(ids, positions, segments, targets, where)
         loss.backward()
@@ -353,7 +390,7 @@ def main() -> None:
         tokens += ids.numel() * world
         log_tokens += ids.numel() * world
         clock += time.time() - began
-        if step % 24 == 0 and rank == 0:
+        if step % 12 == 0 and rank == 0:
             now = time.time()
             line = {"step": step, "min": round(clock / 60, 2), "scale": round(scale, 3), "tokens": tokens,
                     "tok_s": round(log_tokens / (now - last_log))}
@@ -366,8 +403,6 @@ def main() -> None:
     if rank == 0:
         write()
         print(f"done: step {step}, {tokens} tokens, {clock / 60:.1f} minutes", flush=True)
-    if world > 1:
-        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
