@@ -49,7 +49,7 @@ enum Goal {
 /// Runs a model (or a shard of one) on a thread team. Holds the buffers of the pass.
 pub struct Runner {
     model: Arc<Model>,
-    team: ThreadTeam,
+    team: Arc<ThreadTeam>,
     isa: Isa,
     buffers: Buffers,
     adapters: Vec<ActiveAdapter>,
@@ -85,7 +85,20 @@ impl Runner {
     /// For `model`, with `threads` threads in all, on the instruction set `isa`. Neither changes any result.
     #[must_use]
     pub fn new(model: Arc<Model>, threads: usize, isa: Isa) -> Self {
-        Self { model, team: ThreadTeam::new(threads), isa, buffers: Buffers::default(), adapters: Vec::new() }
+        Self::on_team(model, Arc::new(ThreadTeam::new(threads)), isa)
+    }
+
+    /// For `model`, on a team that other runners use, too: one computes at a time, and idle threads of one model never
+    /// stand in the way of another.
+    #[must_use]
+    pub fn on_team(model: Arc<Model>, team: Arc<ThreadTeam>, isa: Isa) -> Self {
+        Self { model, team, isa, buffers: Buffers::default(), adapters: Vec::new() }
+    }
+
+    /// The team.
+    #[must_use]
+    pub fn team(&self) -> &Arc<ThreadTeam> {
+        &self.team
     }
 
     /// The model.

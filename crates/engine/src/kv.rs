@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use hublabio_kernels::{AttentionShape, PAGE_POSITIONS, page_len};
+use hublabio_kernels::{AttentionShape, KvType, PAGE_POSITIONS, page_len};
 
 use crate::error::{Error, Result};
 
@@ -117,6 +117,23 @@ impl KvCache {
         let seen = |group: &Group| group.window.unwrap_or(usize::MAX).min(position + 1);
         let words: usize = self.groups.iter().map(|group| group.layers * self.page_len * seen(group)).sum();
         words * size_of::<u16>() / PAGE_POSITIONS
+    }
+
+    /// How keys and values are kept.
+    #[must_use]
+    pub fn kv_type(&self) -> KvType {
+        self.shape.kv
+    }
+
+    /// Bytes of all pages that one sequence of `positions` takes.
+    #[must_use]
+    pub fn bytes_of(&self, positions: usize) -> usize {
+        let page = self.page_len * size_of::<u16>();
+        let pages = |group: &Group| {
+            let seen = group.window.map_or(positions, |window| positions.min(window + PAGE_POSITIONS));
+            seen.div_ceil(PAGE_POSITIONS)
+        };
+        self.groups.iter().map(|group| pages(group) * group.layers * page).sum()
     }
 
     /// Bytes of all pages that were allocated.

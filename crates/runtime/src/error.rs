@@ -232,6 +232,20 @@ pub enum Error {
     /// More bytes than a file can have.
     #[error("the output would exceed 2^64 bytes: check the shapes of the tensors")]
     OutputTooLarge,
+    /// An expert of a swarm cannot do its part.
+    #[error("{0}")]
+    Expert(String),
+    /// What describes a swarm or an expert cannot be used.
+    #[error("{origin}: {problem}")]
+    SwarmFile {
+        /// The file.
+        origin: String,
+        /// What is wrong with it: with line, column and key where there are any.
+        problem: String,
+    },
+    /// A swarm refuses, or fails.
+    #[error(transparent)]
+    Swarm(#[from] hublabio_moe::Error),
     /// The work was stopped from outside.
     #[error("stopped")]
     Cancelled,

@@ -22,6 +22,8 @@
 
 pub mod ai;
 mod error;
+pub mod moe;
+mod toml_text;
 
 pub use error::{Error, Result};
 

@@ -5,6 +5,7 @@
 //! to the clock.
 
 use std::cell::Cell;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use hublabio_chat::{
@@ -121,7 +122,7 @@ impl InferenceEngine {
     /// # Errors
     /// When the file holds no tokenizer, or a template that is no Jinja.
     pub fn chat_template(&self) -> Result<&ChatTemplate> {
-        self.template.as_ref().ok_or(Error::NoTokenizer)?.as_ref().map_err(|error| Error::Chat(error.clone()))
+        self.template.as_deref().ok_or(Error::NoTokenizer)?.as_ref().map_err(|error| Error::Chat(error.clone()))
     }
 
     /// Uses another Jinja template from now on.
@@ -131,7 +132,7 @@ impl InferenceEngine {
     pub fn set_chat_template(&mut self, source: &str) -> Result<()> {
         let (bos, eos) = ends(self.tokenizer()?);
         let template = ChatTemplate::new(source, bos, eos)?;
-        self.template = Some(Ok(template));
+        self.template = Some(Arc::new(Ok(template)));
         self.drop_fallback_notice();
         Ok(())
     }
@@ -159,7 +160,7 @@ impl InferenceEngine {
             });
         };
         let (bos, eos) = ends(self.tokenizer()?);
-        self.template = Some(Ok(ChatTemplate::builtin(builtin, bos, eos)));
+        self.template = Some(Arc::new(Ok(ChatTemplate::builtin(builtin, bos, eos))));
         self.drop_fallback_notice();
         Ok(())
     }

@@ -9,6 +9,7 @@ use hublabio_engine::{Architecture, find_architecture};
 use hublabio_gguf::GgufFile;
 
 use crate::error::{Error, Result};
+use crate::toml_text::problem;
 
 /// The metadata key under which a model file can carry its own description.
 const KEY: &str = "hublab.architecture";
@@ -25,10 +26,10 @@ pub fn parse_architecture(text: &str, origin: &str) -> Result<Architecture> {
     if text.len() > BYTES_MAX {
         return Err(bad(format!("it is longer than {BYTES_MAX} bytes")));
     }
-    let mut table: toml::Table = toml::from_str(text).map_err(|error| bad(one_line(&error, text)))?;
+    let mut table: toml::Table = toml::from_str(text).map_err(|error| bad(problem(&error, text)))?;
     let Some(base) = table.remove("base") else {
         // Straight from the text, so that an error has its place.
-        let architecture: Architecture = toml::from_str(text).map_err(|error| bad(one_line(&error, text)))?;
+        let architecture: Architecture = toml::from_str(text).map_err(|error| bad(problem(&error, text)))?;
         return checked(architecture);
     };
     let Some(name) = base.as_str() else {
@@ -64,20 +65,8 @@ fn is_choice(key: &str) -> bool {
     matches!(key, "scale" | "window")
 }
 
-fn one_line(error: &toml::de::Error, text: &str) -> String {
-    let message = error.message().replace('\n', " ");
-    match error.span().and_then(|span| text.get(..span.start)) {
-        Some(before) => {
-            let line = before.matches('\n').count() + 1;
-            let column = before.rsplit('\n').next().unwrap_or(before).chars().count() + 1;
-            format!("line {line}, column {column}: {message}")
-        }
-        None => message,
-    }
-}
-
 /// The description that goes with a file: `MODEL.arch.toml` beside `MODEL.gguf`, or the one in its metadata.
-pub(super) fn find_description(file: &GgufFile) -> Result<Option<Architecture>> {
+pub(crate) fn find_description(file: &GgufFile) -> Result<Option<Architecture>> {
     if let Some(path) = file.path().map(beside)
         && path.is_file()
     {

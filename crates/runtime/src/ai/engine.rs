@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hublabio_chat::constraint::{Constraint, ConstraintCompiler, ConstraintConfig};
-use hublabio_engine::sampling::{LogProbs, Sampler, SamplingConfig, TokenMask};
+use hublabio_engine::sampling::{LogProbs, Sampler, SamplingConfig};
 use hublabio_engine::{
-    Architecture, Input, Isa, KvCache, KvType, Model, ProductObserver, Row, Runner, SequenceId, Shard,
+    Architecture, Input, Isa, KvCache, KvType, Model, ProductObserver, Row, Runner, SequenceId, Shard, ThreadTeam,
 };
 use hublabio_gguf::GgufFile;
 use hublabio_tokenizer::{EncodeOptions, TokenId, Tokenizer};
 
 use super::AdapterConfig;
 use super::chat::{TemplateResult, template_of};
+use super::decode::{Choice, TokenSource, decode};
 use super::description::find_description;
 use super::dry_breakers::dry_breakers;
 use super::stop::StopMatcher;
@@ -168,7 +169,7 @@ pub struct TokenLogProbs {
 }
 
 impl TokenLogProbs {
-    fn of(logits: &[f32], token: TokenId, n_top: usize) -> Self {
+    pub(super) fn of(logits: &[f32], token: TokenId, n_top: usize) -> Self {
         let found = LogProbs::of(logits, token.0, n_top);
         Self { token, logprob: found.chosen, top: found.top.into_iter().map(|(id, l)| (TokenId(id), l)).collect() }
     }
@@ -225,8 +226,8 @@ pub struct InferenceEngine {
     pub(super) runner: Runner,
     pub(super) cache: KvCache,
     model: Arc<Model>,
-    tokenizer: Option<Tokenizer>,
-    pub(super) template: Option<TemplateResult>,
+    tokenizer: Option<Arc<Tokenizer>>,
+    pub(super) template: Option<Arc<TemplateResult>>,
     /// The vocabulary as constraints need it, once one was asked for.
     constraints: Option<ConstraintCompiler>,
     pub(super) notices: Vec<String>,
@@ -243,8 +244,23 @@ impl InferenceEngine {
     /// # Errors
     /// When the file, the model in it or its tokenizer is broken or not supported; a file without a tokenizer opens.
     pub fn open(path: &Path, config: &ModelConfig) -> Result<Self> {
+        Self::open_on(path, config, None)
+    }
+
+    /// As [`open`](Self::open), computing on a team that other engines use, too (and that has its number of threads).
+    pub(crate) fn open_on(path: &Path, config: &ModelConfig, team: Option<&Arc<ThreadTeam>>) -> Result<Self> {
         let start = Instant::now();
-        Self::new(GgufFile::open(path)?, config, start)
+        Self::new(GgufFile::open(path)?, config, team, start)
+    }
+
+    /// As [`open_on`](Self::open_on), for a file that is part of the binary.
+    pub(crate) fn open_static(
+        file: &'static [u8],
+        config: &ModelConfig,
+        team: Option<&Arc<ThreadTeam>>,
+    ) -> Result<Self> {
+        let start = Instant::now();
+        Self::new(GgufFile::from_static(file)?, config, team, start)
     }
 
     /// Opens the model that comes with the binary.
@@ -252,13 +268,12 @@ impl InferenceEngine {
     /// # Errors
     /// When `config` asks for what the model cannot do.
     pub fn open_default(config: &ModelConfig) -> Result<Self> {
-        let start = Instant::now();
-        Self::new(GgufFile::from_static(super::DEFAULT_MODEL)?, config, start)
+        Self::open_static(super::DEFAULT_MODEL, config, None)
     }
 
-    fn new(mut file: GgufFile, config: &ModelConfig, start: Instant) -> Result<Self> {
+    fn new(mut file: GgufFile, config: &ModelConfig, team: Option<&Arc<ThreadTeam>>, start: Instant) -> Result<Self> {
         let tokenizer = match take_tokenizer(&mut file) {
-            Ok(tokenizer) => Some(tokenizer),
+            Ok(tokenizer) => Some(Arc::new(tokenizer)),
             Err(Error::NoTokenizer) => None,
             Err(error) => return Err(error),
         };
@@ -275,18 +290,21 @@ impl InferenceEngine {
         }
         // A model may have more rows than its vocabulary has tokens, but not fewer.
         let vocab_size = model.hyperparameters().vocab_size;
-        if let Some(n_tokens) = tokenizer.as_ref().map(Tokenizer::n_tokens).filter(|&n| n > vocab_size) {
+        if let Some(n_tokens) = tokenizer.as_ref().map(|t| t.n_tokens()).filter(|&n| n > vocab_size) {
             return Err(Error::VocabularyTooLarge { n_tokens, vocab_size });
         }
         let mut notices: Vec<String> = tokenizer.iter().flat_map(|t| t.warnings().to_vec()).collect();
         let template = match &tokenizer {
             // A broken template stops chat, not the rest.
-            Some(tokenizer) => Some(template_of(&file, tokenizer, &mut notices)?),
+            Some(tokenizer) => Some(Arc::new(template_of(&file, tokenizer, &mut notices)?)),
             None => None,
         };
-        let threads =
-            config.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
-        let runner = Runner::new(Arc::clone(&model), threads, config.isa.unwrap_or_else(Isa::best));
+        let team = match (team, config.threads) {
+            (Some(team), _) => Arc::clone(team),
+            (None, Some(threads)) => Arc::new(ThreadTeam::new(threads)),
+            (None, None) => Arc::new(ThreadTeam::with_all_cores()),
+        };
+        let runner = Runner::on_team(Arc::clone(&model), team, config.isa.unwrap_or_else(Isa::best));
         let mut cache = model.new_cache(context, config.kv.unwrap_or_else(|| model.default_kv()));
         let sequence = cache.create_for(context);
         let mut engine = Self {
@@ -305,6 +323,27 @@ impl InferenceEngine {
         engine.set_adapters(&config.adapters)?;
         engine.load_s = start.elapsed().as_secs_f64();
         Ok(engine)
+    }
+
+    /// Another engine on the same weights, without adapters and with a conversation of its own: what a LoRA expert needs.
+    #[must_use]
+    pub fn sibling(&self) -> Self {
+        let mut cache = self.model.new_cache(self.context, self.cache.kv_type());
+        let sequence = cache.create_for(self.context);
+        let team = Arc::clone(self.runner.team());
+        Self {
+            runner: Runner::on_team(Arc::clone(&self.model), team, self.runner.isa()),
+            cache,
+            model: Arc::clone(&self.model),
+            tokenizer: self.tokenizer.clone(),
+            template: self.template.clone(),
+            constraints: self.constraints.clone(),
+            notices: Vec::new(),
+            context: self.context,
+            sequence,
+            tokens: Vec::new(),
+            load_s: 0.0,
+        }
     }
 
     /// The open file. The tokenizer took the tokens and merges out of its metadata.
@@ -354,7 +393,12 @@ impl InferenceEngine {
     /// # Errors
     /// When the file holds none.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
-        self.tokenizer.as_ref().ok_or(Error::NoTokenizer)
+        self.tokenizer.as_deref().ok_or(Error::NoTokenizer)
+    }
+
+    /// As [`tokenizer`](Self::tokenizer), to keep.
+    pub(crate) fn shared_tokenizer(&self) -> Result<Arc<Tokenizer>> {
+        self.tokenizer.as_ref().map(Arc::clone).ok_or(Error::NoTokenizer)
     }
 
     /// A text as it stands as a prompt; BOS first where the model wants it.
@@ -434,13 +478,12 @@ impl InferenceEngine {
             logits = self.append(rows)?;
         }
         let mut prompt_done = None;
-        let tokenizer = self.tokenizer.take().ok_or(Error::NoTokenizer)?;
+        let tokenizer = self.shared_tokenizer()?;
         let choice = Choice { tokenizer: &tokenizer, sampler: &mut sampler, constraint, stop: &mut stop, config };
-        let ended = self.decode(choice, logits, &mut out, &mut |piece| {
+        let ended = decode(self, choice, logits, &mut out, &mut |piece| {
             prompt_done.get_or_insert_with(Instant::now);
             on_piece(piece)
         });
-        self.tokenizer = Some(tokenizer);
         ended?;
         let prompt_done = prompt_done.unwrap_or_else(Instant::now);
         out.stats.generated_tokens = out.tokens.len();
@@ -452,7 +495,7 @@ impl InferenceEngine {
     }
 
     /// The sampler for an answer; what the engine cannot check about it is checked here.
-    fn sampler(&self, config: &GenerationConfig) -> Result<Sampler> {
+    pub(crate) fn sampler(&self, config: &GenerationConfig) -> Result<Sampler> {
         let tokenizer = self.tokenizer()?;
         let n_tokens = tokenizer.n_tokens();
         if let Some(&(token, _)) = config.sampling.logit_bias.iter().find(|bias| bias.0 as usize >= n_tokens) {
@@ -466,73 +509,6 @@ impl InferenceEngine {
             dry.breakers.extend(dry_breakers(tokenizer, &config.dry_breakers)?);
         }
         Ok(Sampler::new(sampling)?)
-    }
-
-    /// The loop over single tokens. `on_piece` is called for every token, with what text became certain.
-    fn decode(
-        &mut self,
-        choice: Choice<'_>,
-        mut logits: Vec<f32>,
-        out: &mut Generation,
-        on_piece: &mut dyn FnMut(&Piece<'_>) -> ControlFlow<()>,
-    ) -> Result<()> {
-        let Choice { tokenizer, sampler, mut constraint, stop, config } = choice;
-        let max_tokens = config.max_tokens.unwrap_or(usize::MAX);
-        let mut decoder = tokenizer.stream();
-        // A model may have more rows than its vocabulary has tokens, to fill up a block.
-        let possible = tokenizer.n_tokens().min(logits.len());
-        out.finish = loop {
-            if out.tokens.len() >= max_tokens {
-                break Finish::Length;
-            }
-            let mask = constraint.as_mut().map(Constraint::mask).transpose()?;
-            let token = TokenId(sampler.sample(&logits[..possible], mask.map(TokenMask::new))?);
-            sampler.accept(token.0);
-            if let Some(constraint) = &mut constraint {
-                constraint.accept(token)?;
-            }
-            out.tokens.push(token);
-            out.logprobs.extend(config.logprobs.map(|n| TokenLogProbs::of(&logits[..possible], token, n)));
-            if tokenizer.is_end_of_generation(token) {
-                break Finish::EndOfText;
-            }
-            let text = decoder.push(token)?;
-            let mark = if config.shown_tokens.contains(&token) { tokenizer.piece(token) } else { None };
-            let step = stop.push(mark.unwrap_or(text));
-            out.text.push_str(&step.text);
-            let piece = Piece { text: &step.text, token: Some(token), logprobs: out.logprobs.last() };
-            let wanted = on_piece(&piece);
-            if let Some(index) = step.stop {
-                // The answer is over: whether the caller wants more changes nothing.
-                out.finish = Finish::Stop(index);
-                return Ok(());
-            }
-            if wanted.is_break() {
-                break Finish::Cancelled;
-            }
-            // Checked before the pass that would compute a token nobody wants.
-            if out.tokens.len() >= max_tokens {
-                break Finish::Length;
-            }
-            if self.tokens.len() >= self.context {
-                break Finish::Context;
-            }
-            logits = self.append(&[token])?;
-        };
-        // Bytes of a character that is not whole become text now, which may complete a stop string.
-        let mut rest = stop.push(decoder.finish());
-        match rest.stop {
-            Some(index) if out.finish != Finish::Cancelled => out.finish = Finish::Stop(index),
-            _ => rest.text.push_str(&stop.finish()),
-        }
-        out.text.push_str(&rest.text);
-        if out.finish == Finish::EndOfText {
-            let _ =
-                on_piece(&Piece { text: &rest.text, token: out.tokens.last().copied(), logprobs: out.logprobs.last() });
-        } else if !rest.text.is_empty() && out.finish != Finish::Cancelled {
-            let _ = on_piece(&Piece { text: &rest.text, token: None, logprobs: None });
-        }
-        Ok(())
     }
 
     /// The logits after the last of `ids`, or after each of them, `[vocab_size]` each.
@@ -562,7 +538,7 @@ impl InferenceEngine {
         if self.model.has_logits() { Ok(()) } else { Err(Error::NoLogits { architecture: architecture.to_string() }) }
     }
 
-    fn check_length(&self, prompt: &[TokenId]) -> Result<()> {
+    pub(super) fn check_length(&self, prompt: &[TokenId]) -> Result<()> {
         self.check_logits()?;
         if prompt.is_empty() {
             return Err(Error::EmptyPrompt);
@@ -616,11 +592,12 @@ impl InferenceEngine {
     }
 }
 
-/// What decides about the next token, and about the end.
-struct Choice<'a> {
-    tokenizer: &'a Tokenizer,
-    sampler: &'a mut Sampler,
-    constraint: Option<Constraint>,
-    stop: &'a mut StopMatcher,
-    config: &'a GenerationConfig,
+impl TokenSource for InferenceEngine {
+    fn append_token(&mut self, token: TokenId) -> Result<Vec<f32>> {
+        self.append(&[token])
+    }
+
+    fn is_full(&self) -> bool {
+        self.tokens.len() >= self.context
+    }
 }

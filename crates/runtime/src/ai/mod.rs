@@ -3,12 +3,14 @@
 mod adapters;
 mod bench;
 mod chat;
+mod decode;
 mod description;
 mod dry_breakers;
 mod embed;
 mod engine;
 mod importance_collection;
 mod importance_matrix;
+pub(crate) mod mixed;
 mod perplexity;
 pub mod quantization;
 mod quantize;
@@ -18,6 +20,7 @@ mod vocabulary;
 pub use adapters::AdapterConfig;
 pub use bench::{BenchOptions, BenchReport, Series};
 pub use chat::{ChatOptions, ChatPrompt, TemplateSource, chat_templates};
+pub(crate) use description::find_description;
 pub use description::{parse_architecture, read_architecture};
 pub use dry_breakers::{DRY_BREAKER_BYTES_MAX, DRY_BREAKERS_MAX};
 pub use engine::{

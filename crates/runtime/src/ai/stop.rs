@@ -12,7 +12,7 @@ pub const STOP_BYTES_MAX: usize = 1024;
 
 /// What a piece of text leads to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Step {
+pub(crate) struct Step {
     /// What can be shown now.
     pub text: String,
     /// The index of the stop string that ended the text. Nothing must follow.
@@ -23,7 +23,7 @@ pub(super) struct Step {
 /// the same place, the longest, then the first in the list. Time is linear in the text, whatever it is
 /// (Knuth, Morris and Pratt, "Fast Pattern Matching in Strings", 1977), for each of the stop strings.
 #[derive(Debug)]
-pub(super) struct StopMatcher {
+pub(crate) struct StopMatcher {
     patterns: Vec<Pattern>,
     /// Text that was not shown: the longest end of all text so far that begins a stop string.
     held: String,
@@ -32,7 +32,7 @@ pub(super) struct StopMatcher {
 impl StopMatcher {
     /// # Errors
     /// When there are too many strings, or one is empty or too long.
-    pub(super) fn new(stop: &[String]) -> Result<Self> {
+    pub(crate) fn new(stop: &[String]) -> Result<Self> {
         let bad = |problem| Err(Error::BadStop { problem });
         if stop.len() > STOP_STRINGS_MAX {
             return bad(format!("there are {}, at most {STOP_STRINGS_MAX} are possible", stop.len()));
@@ -53,7 +53,7 @@ impl StopMatcher {
     }
 
     /// Takes the next piece of text.
-    pub(super) fn push(&mut self, text: &str) -> Step {
+    pub(crate) fn push(&mut self, text: &str) -> Step {
         let before = self.held.len();
         self.held.push_str(text);
         for (i, &byte) in text.as_bytes().iter().enumerate() {
@@ -71,7 +71,7 @@ impl StopMatcher {
     }
 
     /// The end of the text: what was held back after all.
-    pub(super) fn finish(&mut self) -> String {
+    pub(crate) fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
 }
