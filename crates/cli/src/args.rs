@@ -2,9 +2,11 @@
 //!
 //! Parser, `--help`, `docs/CLI.md` and the shell completions are all made from it. A number out of range is refused
 //! here, with the flag's name, before any file is opened. What the verbs do is in the file of each verb's name; the flags
-//! that several verbs share are in `args/shared.rs`, the values that flags take in `args/values.rs`.
+//! that several verbs share are in `args/shared.rs`, those of `swarm` in `args/swarm.rs`, the values that flags take in
+//! `args/values.rs`.
 
 mod shared;
+mod swarm;
 mod values;
 
 use std::ffi::OsString;
@@ -17,6 +19,10 @@ use hublabio_runtime::ai::Pooling;
 use hublabio_runtime::ai::quantization::{GgmlType, Mix, SplitLimit, TensorTypeRule, tensor_type};
 
 pub use shared::{ConstraintArgs, GenerationArgs, MachineArgs, PromptArgs};
+pub use swarm::{
+    AskArgs, FleetArgs, FolderArgs, SwarmAddArgs, SwarmArgs, SwarmCalibrateArgs, SwarmChatArgs, SwarmEvalArgs,
+    SwarmFeedbackArgs, SwarmLsArgs, SwarmQueryArgs, SwarmRmArgs, SwarmRouteArgs, SwarmVerb, Verdict, routing_name,
+};
 
 use crate::model::ModelName;
 use values::{at_least_one, byte_count, chunk, logprobs, mix, repeat, threads, whole, window};
@@ -35,6 +41,7 @@ use values::{at_least_one, byte_count, chunk, logprobs, mix, repeat, threads, wh
         hublab run \"What does the command tar do?\"\n  \
         hublab run model.gguf \"Why is the sky blue?\" --preset precise -n 200\n  \
         hublab chat model.gguf\n  \
+        hublab swarm query \"How do I reverse a list in Python?\"\n  \
         hublab show model.gguf --tensors\n\n\
         Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.\n\
         Answers and data go to standard output; errors, notes, statistics and progress to standard error.\n\
@@ -49,6 +56,7 @@ pub struct Cli {
 pub enum Verb {
     Run(RunArgs),
     Chat(ChatArgs),
+    Swarm(SwarmArgs),
     Show(ShowArgs),
     Tokenize(TokenizeArgs),
     Perplexity(PerplexityArgs),

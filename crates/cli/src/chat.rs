@@ -1,4 +1,4 @@
-//! `hublab chat`: a conversation, line by line.
+//! `hublab chat`: a conversation, line by line. The lines serve `hublab swarm chat`, too.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -188,13 +188,14 @@ fn as_text(messages: &[Message]) -> String {
 }
 
 /// Where the lines come from: an editor on a terminal, else standard input as it is.
-enum Lines {
+pub enum Lines {
     Editor { editor: Box<Editor<(), FileHistory>>, history: Option<PathBuf> },
     Plain,
 }
 
 impl Lines {
-    fn open() -> Result<Self> {
+    /// On a terminal, with its history.
+    pub fn open() -> Result<Self> {
         if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
             return Ok(Self::Plain);
         }
@@ -215,12 +216,13 @@ impl Lines {
         Ok(Self::Editor { editor: Box::new(editor), history })
     }
 
-    fn is_editor(&self) -> bool {
+    /// Whether a person edits them.
+    pub fn is_editor(&self) -> bool {
         matches!(self, Self::Editor { .. })
     }
 
     /// The next line without its end, `None` after the last.
-    fn next(&mut self, interrupt: &Interrupt) -> Result<Option<String>> {
+    pub fn next(&mut self, interrupt: &Interrupt) -> Result<Option<String>> {
         let Self::Editor { editor, history } = self else { return interrupt.while_idle(plain_line) };
         loop {
             // Before, not after the line: a Ctrl-C right after it means the answer.

@@ -47,13 +47,12 @@ pub fn bytes() -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The prompt that standard input holds.
-pub fn prompt() -> Result<String> {
+/// The prompt that standard input holds, for the verb `verb`; `talk` is the one for conversations.
+pub fn prompt(verb: &str, talk: &str) -> Result<String> {
     if io::stdin().is_terminal() {
-        return Err(Usage(
-            "there is no prompt: give one (`hublab run \"…\"`) or pipe it in; `hublab chat` is for a conversation"
-                .into(),
-        )
+        return Err(Usage(format!(
+            "there is no prompt: give one (`{verb} \"…\"`) or pipe it in; `{talk}` is for a conversation"
+        ))
         .into());
     }
     String::from_utf8(bytes()?).map_err(|error| {

@@ -30,6 +30,7 @@ mod quantize;
 mod reference;
 mod run;
 mod show;
+mod swarm;
 mod tokenize;
 
 use std::process::ExitCode;
@@ -62,6 +63,7 @@ fn dispatch(verb: &Verb) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Run(args) => run::run(args),
         Verb::Chat(args) => chat::chat(args),
+        Verb::Swarm(args) => swarm::swarm(args),
         Verb::Show(args) => show::show(args),
         Verb::Tokenize(args) => tokenize::tokenize(args),
         Verb::Perplexity(args) => perplexity::perplexity(args),

@@ -158,6 +158,23 @@ pub fn message(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", without_controls(text));
 }
 
+/// Whether a person reads standard error.
+pub fn is_watched() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// Prints a line on standard error that is beside the matter: dimmed on a terminal.
+pub fn aside(text: &str) {
+    let mut err = io::stderr().lock();
+    let text = without_controls(text);
+    let _ = if colors(&err) {
+        let dim = Style::new().dimmed();
+        writeln!(err, "{dim}{text}{dim:#}")
+    } else {
+        writeln!(err, "{text}")
+    };
+}
+
 /// A line on standard error that is overwritten as work goes on. Nothing, where that is no terminal.
 pub struct Progress {
     shown: bool,

@@ -15,11 +15,16 @@ fn reference() -> String {
         .to_owned();
     let mut root = Cli::command();
     root.build();
-    write_help(&mut text, &mut root);
-    for verb in root.get_subcommands_mut().filter(|verb| verb.get_name() != "help") {
-        write_help(&mut text, verb);
-    }
+    write_verbs(&mut text, &mut root);
     text
+}
+
+/// The help of a command and of all below it.
+fn write_verbs(text: &mut String, command: &mut clap::Command) {
+    write_help(text, command);
+    for verb in command.get_subcommands_mut().filter(|verb| verb.get_name() != "help") {
+        write_verbs(text, verb);
+    }
 }
 
 fn write_help(text: &mut String, command: &mut clap::Command) {
@@ -43,15 +48,21 @@ fn the_committed_reference_is_the_programs_help() {
 fn every_verb_has_examples_and_every_flag_a_description() {
     let mut root = Cli::command();
     root.clone().debug_assert();
-    for verb in root.get_subcommands_mut() {
-        let name = verb.get_name().to_owned();
+    root.build();
+    check_verbs(&mut root);
+}
+
+fn check_verbs(command: &mut clap::Command) {
+    for verb in command.get_subcommands_mut().filter(|verb| verb.get_name() != "help") {
+        let name = verb.get_bin_name().unwrap_or(verb.get_name()).to_owned();
         let help = verb.render_long_help().to_string();
-        assert!(help.contains("Examples:") && help.contains(&format!("hublab {name}")), "{name}: no example");
+        assert!(help.contains("Examples:") && help.contains(&name), "{name}: no example");
         for argument in verb.get_arguments() {
             assert!(argument.get_help().is_some(), "{name}: {} has no description", argument.get_id());
         }
         for line in help.lines() {
             assert!(line.chars().count() <= 110, "{name}: a line of the help is too long: {line}");
         }
+        check_verbs(verb);
     }
 }

@@ -27,7 +27,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let prompt = match given {
         Some(prompt) => Some(prompt),
         None if args.messages.is_some() => None,
-        None => Some(check_prompt(&input::prompt()?, args.raw)?),
+        None => Some(check_prompt(&input::prompt("hublab run", "hublab chat")?, args.raw)?),
     };
     let prompt = if args.raw {
         raw_prompt(&name, &model, args.parse_special, prompt.unwrap_or_default())?
@@ -88,7 +88,7 @@ fn positionals(first: Option<&OsStr>, second: Option<&OsStr>) -> Result<(ModelNa
 }
 
 /// Refuses an empty prompt. A shell's `echo` ends a piped prompt with a line break, which is no part of the message.
-fn check_prompt(prompt: &str, raw: bool) -> Result<String> {
+pub fn check_prompt(prompt: &str, raw: bool) -> Result<String> {
     if if raw { prompt.is_empty() } else { prompt.trim().is_empty() } {
         return Err(Usage("the prompt is empty: give some text".into()).into());
     }

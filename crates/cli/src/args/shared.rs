@@ -212,6 +212,18 @@ pub enum Preset {
     Creative,
 }
 
+impl Preset {
+    /// The settings of this name.
+    pub fn sampling(self) -> SamplingConfig {
+        match self {
+            Self::Greedy => SamplingConfig::greedy(),
+            Self::Precise => SamplingConfig::precise(),
+            Self::Default => SamplingConfig::default(),
+            Self::Creative => SamplingConfig::creative(),
+        }
+    }
+}
+
 impl SamplingArgs {
     /// The settings for a model: the preset, changed by the single flags.
     ///
@@ -227,12 +239,7 @@ impl SamplingArgs {
             || self.mirostat
             || self.flags().iter().any(|(_, step, given)| *given && *step != SamplerStep::Penalties);
         let own = if *model == ModelName::Default && !chance { Preset::Greedy } else { Preset::Default };
-        let mut config = match self.preset.unwrap_or(own) {
-            Preset::Greedy => SamplingConfig::greedy(),
-            Preset::Precise => SamplingConfig::precise(),
-            Preset::Default => SamplingConfig::default(),
-            Preset::Creative => SamplingConfig::creative(),
-        };
+        let mut config = self.preset.unwrap_or(own).sampling();
         config.temperature = self.temp.unwrap_or(config.temperature);
         config.top_p = self.top_p.unwrap_or(config.top_p);
         config.top_k = self.top_k.unwrap_or(config.top_k);

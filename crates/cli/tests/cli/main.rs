@@ -14,6 +14,8 @@ mod quantize;
 mod sampling;
 #[cfg(unix)]
 mod signals;
+mod swarm;
+mod swarm_files;
 #[cfg(target_os = "linux")]
 mod terminal;
 mod tiny;

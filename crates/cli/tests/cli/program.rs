@@ -47,6 +47,8 @@ pub fn command(arguments: &[&str]) -> Command {
         command.env_remove(name);
     }
     command.env("XDG_STATE_HOME", folder("state"));
+    // No test has experts where a user has them, but for those that make some.
+    command.env("XDG_CONFIG_HOME", folder("config")).env_remove("HUBLAB_EXPERTS");
     command
 }
 

@@ -190,3 +190,28 @@ fn chat_edits_lines_keeps_a_history_and_survives_ctrl_c() {
     terminal.types("/exit\r");
     assert_eq!(terminal.ends().0, 0);
 }
+
+#[test]
+fn a_swarm_says_on_a_terminal_who_answered() {
+    let query = ["swarm", "query", "How do I reverse a list in Python?", "-n", "4", "--preset", "greedy"];
+    let mut terminal = Terminal::start(command(&query));
+    terminal.waits_for("— python");
+    let (code, screen) = terminal.ends();
+    assert_eq!(code, 0, "{screen:?}");
+
+    let mut terminal = Terminal::start(command(&["swarm", "chat", "-n", "4", "--preset", "greedy"]));
+    terminal.waits_for("general, linux, python, rust");
+    terminal.waits_for("> ");
+    terminal.types("/expert rust\r");
+    terminal.waits_for("rust answers from now on");
+    terminal.waits_for("> ");
+    terminal.types("What is a trait?\r");
+    terminal.waits_for("— rust");
+    terminal.waits_for("> ");
+    // An error is no end.
+    terminal.types("/expert nobody\r");
+    terminal.waits_for("there is no expert");
+    terminal.waits_for("> ");
+    terminal.types("/exit\r");
+    assert_eq!(terminal.ends().0, 0);
+}
