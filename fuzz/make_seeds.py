@@ -67,3 +67,28 @@ for family in range(18):
         pieces = [1, 0] * 60  # which optional pieces there are
         seed = bytes([family, 0, *sizes, *used, ty, *pieces])
         (folder / f"family-{family:02}-{name}").write_bytes(seed)
+
+# seeds/swarm: the first byte says what the rest is: descriptions and settings, a calibration, a question to experts, answers.
+folder = here / "seeds" / "swarm"
+folder.mkdir(parents=True, exist_ok=True)
+root = here.parent
+for name in ("general", "python"):
+    (folder / f"expert-{name}").write_bytes(b"\0" + (root / "experts" / f"{name}.toml").read_bytes())
+(folder / "settings").write_bytes(b"\0" + b"""builtin = false
+[routing]
+strategy = "top:2"
+stages = ["keywords", "classifier"]
+[synthesis]
+strategy = "summarize"
+reducer = "general"
+[mixture]
+tau = 2.0
+[memory]
+max = "512 MiB"
+wait_ms_max = 100
+""")
+(folder / "calibration").write_bytes(b"\1" + (root / "experts" / "calibration.toml").read_bytes())
+(folder / "route").write_bytes(b"\2" + "python\nHow do I sort a list?\nlist.sort\nrust\nWhy is this moved?\nBox::new\n"
+                               "c++ templates\nWas ist ein Straßenfest?\nstd::vec\nHow do I sort a Vec in C++?\n".encode())
+(folder / "answers").write_bytes(b"\3" + "How many bits has a u16?\n16\nIt has 16 bits.\n1,024.5 KiB\nThe answer is (B).\n"
+                                 "yes\n\n`list.sort()` sorts in place\n-3e2\n".encode())
