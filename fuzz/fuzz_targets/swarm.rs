@@ -71,7 +71,8 @@ fn routing(text: &str) {
         assert!(decision.confidence.windows(2).all(|pair| pair[0].1 >= pair[1].1));
         assert!(decision.selected.iter().all(|id| router.get(*id).is_some()));
     }
-    if let Some(id) = router.iter().map(|(config, _)| config.id).next() {
+    let first = router.iter().map(|(config, _)| config.id).next();
+    if let Some(id) = first {
         let _ = router.feedback(question, id, true);
         router.remove(id);
         if let Ok(decision) = route(&router, RoutingStrategy::All) {

@@ -87,10 +87,8 @@ fn make(folder: &Path) -> Result<()> {
 
 /// Opens a swarm, and says what there is to be said about it.
 fn open(folder: Option<&Path>, machine: &FleetArgs) -> Result<SwarmEngine> {
-    let swarm = SwarmEngine::open(folder, &FleetConfig { threads: machine.threads, ..FleetConfig::default() })?;
-    if let Some(bytes) = machine.max_memory {
-        swarm.fleet().set_bytes_max(bytes);
-    }
+    let config = FleetConfig { threads: machine.threads, bytes_max: machine.max_memory, ..FleetConfig::default() };
+    let swarm = SwarmEngine::open(folder, &config)?;
     for notice in swarm.notices() {
         output::note(&notice);
     }

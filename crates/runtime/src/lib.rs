@@ -30,13 +30,13 @@ pub use error::{Error, Result};
 /// What a node may use, and its defaults for generation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RuntimeConfig {
-    /// Bytes that models and caches may take together (not enforced in this version, which opens one model at a time).
+    /// Bytes that the experts of a swarm may take together, keys and values included. A single model is not bounded by it.
     pub max_memory: usize,
     /// Threads for computing; 0 for one per core.
     pub num_threads: usize,
     /// Whether this node takes part in a cluster (no effect in this version).
     pub distributed: bool,
-    /// Whether requests may be routed to a swarm of experts (no effect in this version).
+    /// Whether requests may be routed to a swarm of experts (no effect in this version: who opens a swarm asks it).
     pub moe_enabled: bool,
     /// Default temperature.
     pub temperature: f32,
@@ -63,6 +63,23 @@ impl RuntimeConfig {
     #[must_use]
     pub fn model_config(&self) -> ai::ModelConfig {
         ai::ModelConfig { threads: (self.num_threads > 0).then_some(self.num_threads), ..ai::ModelConfig::default() }
+    }
+
+    /// The settings of a swarm's models that follow: its memory and threads here, the rest as the swarm's own files have it.
+    ///
+    /// ```
+    /// let config = hublabio_runtime::RuntimeConfig { max_memory: 64 << 20, ..Default::default() };
+    /// let swarm = hublabio_runtime::moe::SwarmEngine::open(None, &config.fleet_config())?;
+    /// assert_eq!(swarm.fleet().bytes_max(), 64 << 20);
+    /// # Ok::<(), hublabio_runtime::Error>(())
+    /// ```
+    #[must_use]
+    pub fn fleet_config(&self) -> moe::FleetConfig {
+        moe::FleetConfig {
+            threads: (self.num_threads > 0).then_some(self.num_threads),
+            bytes_max: Some(self.max_memory as u64),
+            settings: None,
+        }
     }
 
     /// The default way to choose tokens, with this configuration's temperature and top-p.

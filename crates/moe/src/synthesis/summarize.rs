@@ -25,6 +25,8 @@ pub struct SummarizeConfig {
     pub reducer: Option<ExpertId>,
     /// Whether a reducer may summarise that is weaker than an expert whose answer it reads, or of unknown strength.
     pub allow_weaker: bool,
+    /// Parameters that a reducer must have to be trusted with other people's answers, unless weaker ones are allowed.
+    pub parameters_min: u64,
     /// The longest prompt for the reducer, in bytes; a token of English text has about four.
     pub prompt_bytes_max: usize,
     /// What is done where there is no reducer that may, or it fails.
@@ -33,7 +35,13 @@ pub struct SummarizeConfig {
 
 impl Default for SummarizeConfig {
     fn default() -> Self {
-        Self { reducer: None, allow_weaker: false, prompt_bytes_max: 6000, fallback: SummarizeFallback::Downgrade }
+        Self {
+            reducer: None,
+            allow_weaker: false,
+            parameters_min: 0,
+            prompt_bytes_max: 6000,
+            fallback: SummarizeFallback::Downgrade,
+        }
     }
 }
 
@@ -72,6 +80,9 @@ impl SummarizeConfig {
         } else if reducer.active_parameters < strongest {
             let own = reducer.active_parameters;
             Some(format!("the reducer {name} is weaker than an expert ({own} active parameters, {strongest})"))
+        } else if reducer.active_parameters < self.parameters_min {
+            let (own, least) = (reducer.active_parameters, self.parameters_min);
+            Some(format!("the reducer {name} is too small ({own} active parameters, {least} are needed)"))
         } else {
             None
         }

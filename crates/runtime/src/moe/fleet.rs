@@ -38,6 +38,8 @@ const POLL: Duration = Duration::from_millis(20);
 pub struct FleetConfig {
     /// Threads; by default one per core.
     pub threads: Option<usize>,
+    /// Bytes that experts may take together, in place of what the settings say.
+    pub bytes_max: Option<u64>,
     /// Bytes, waiting and queue, in place of what the swarm's own settings say; the rest is not the fleet's business.
     pub settings: Option<SwarmSettings>,
 }
@@ -80,6 +82,7 @@ struct Board {
     experts: Vec<ExpertStatus>,
     stats: CacheStats,
     bytes_held: u64,
+    bytes_max: u64,
 }
 
 enum Command {
@@ -132,7 +135,7 @@ impl Fleet {
         let cache = ExpertCache::new(CacheConfig {
             wait_ms_max: settings.wait_ms_max,
             queue_max: settings.queue_max,
-            ..CacheConfig::new(settings.bytes_max)
+            ..CacheConfig::new(config.bytes_max.unwrap_or(settings.bytes_max))
         })?;
         let (commands, inbox) = channel();
         let shared = Arc::new(Shared::default());
@@ -193,6 +196,12 @@ impl Fleet {
     #[must_use]
     pub fn bytes_held(&self) -> u64 {
         self.board().bytes_held
+    }
+
+    /// The budget.
+    #[must_use]
+    pub fn bytes_max(&self) -> u64 {
+        self.board().bytes_max
     }
 
     fn board(&self) -> Board {
@@ -450,7 +459,12 @@ impl Worker {
             })
             .collect();
         experts.sort_by_key(|status| status.id);
-        let board = Board { experts, stats: self.cache.stats(), bytes_held: self.cache.bytes_held() };
+        let board = Board {
+            experts,
+            stats: self.cache.stats(),
+            bytes_held: self.cache.bytes_held(),
+            bytes_max: self.cache.bytes_max(),
+        };
         *self.shared.board.lock().unwrap_or_else(PoisonError::into_inner) = board;
     }
 

@@ -257,3 +257,19 @@ fn adapters_share_one_base() {
     assert_eq!(mixed.synthesis.strategy, SynthesisStrategy::WeightedAverage, "{:?}", mixed.synthesis.notes);
     assert_eq!(swarm.fleet().stats().base_loads, 1);
 }
+
+#[test]
+fn a_reducer_that_is_too_small_is_refused_aloud() {
+    let swarm = SwarmEngine::open(None, &FleetConfig::default()).unwrap();
+    let request = SwarmRequest {
+        routing: Some(RoutingStrategy::All),
+        synthesis: Some(SynthesisStrategy::Summarize),
+        max_tokens: Some(16),
+        ..SwarmRequest::new("What does tar do?")
+    };
+    let voted = answer(&swarm, &request).unwrap();
+    assert_eq!(voted.synthesis.strategy, SynthesisStrategy::Voting);
+    let notes = voted.synthesis.notes.join("\n");
+    assert!(notes.contains("too small") && notes.contains("general"), "{notes}");
+    assert_eq!(voted.synthesis.text, "An archiving utility.");
+}
