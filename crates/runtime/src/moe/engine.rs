@@ -68,6 +68,8 @@ pub struct SwarmEngine {
     folder: Option<PathBuf>,
     router: SharedRouter,
     fleet: Fleet,
+    /// The budget that whoever opened the swarm insists on; without, the settings' holds.
+    bytes_max: Option<u64>,
     /// What is swapped as a whole when files change.
     state: RwLock<Arc<State>>,
     /// Held while files are read again, so that one thread does it.
@@ -103,6 +105,7 @@ impl SwarmEngine {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn with_spec(spec: SwarmSpec, folder: Option<PathBuf>, config: &FleetConfig) -> Result<Self> {
+        let given = config.settings.as_ref().map(|settings| settings.bytes_max);
         let config =
             FleetConfig { settings: config.settings.clone().or_else(|| Some(spec.settings.clone())), ..config.clone() };
         let fleet = Fleet::start(&spec.experts, &config)?;
@@ -117,6 +120,7 @@ impl SwarmEngine {
             folder,
             router,
             fleet,
+            bytes_max: config.bytes_max.or(given),
             state: RwLock::new(Arc::new(state)),
             reloading: Mutex::new(()),
             embedder: Mutex::new(None),
@@ -139,6 +143,8 @@ impl SwarmEngine {
                 problem: error.to_string(),
             })?;
         }
+        let mut swarm = Swarm::new(spec.settings.routing, spec.settings.synthesis);
+        swarm.synthesizer = spec.settings.synthesizer(&spec)?;
         let calibration = self.read_calibration()?;
         let feedback = self.read_feedback(&spec, &mut notices)?;
         let old = self.state();
@@ -158,15 +164,15 @@ impl SwarmEngine {
                 }
             }
             for Feedback { question, expert, good } in &feedback {
-                if let Some(id) = router.by_name(expert) {
-                    router.feedback(question, id, *good)?;
+                let learned = router.by_name(expert).map(|id| router.feedback(question, id, *good));
+                if let Some(Err(error)) = learned {
+                    notices.push(format!("{FEEDBACK_FILE}: a line about `{expert}` teaches nothing: {error}"));
                 }
             }
             Ok::<(), Error>(())
         })?;
         self.fleet.set_experts(&spec.experts);
-        let mut swarm = Swarm::new(spec.settings.routing, spec.settings.synthesis);
-        swarm.synthesizer = spec.settings.synthesizer(&spec)?;
+        self.fleet.set_bytes_max(self.bytes_max.unwrap_or(spec.settings.bytes_max));
         let roster = spec.experts.iter().map(|e| (e.config.clone(), e.profile.clone())).collect();
         self.open_embedder(&spec, &mut notices);
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(State { spec, roster, swarm, notices });

@@ -108,7 +108,6 @@ struct Asked {
 }
 
 enum Reply {
-    Started,
     Piece(String),
     Done(Box<Done>),
 }
@@ -271,7 +270,6 @@ impl Link {
                         cancel();
                     }
                 }
-                Ok(Reply::Started) => {}
                 Err(RecvTimeoutError::Timeout) => {
                     if on_text("").is_break() {
                         cancel();
@@ -673,7 +671,6 @@ impl Worker {
             }
         }
         self.post();
-        let _ = asked.reply.send(Reply::Started);
         let ran = catch_unwind(AssertUnwindSafe(|| match asked.mixture.take() {
             None => Done { result: self.answer(&asked), mixture: None, failed: Vec::new() },
             Some(mixture) => self.mix(&asked, mixture),

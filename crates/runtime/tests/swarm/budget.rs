@@ -71,7 +71,7 @@ fn two_hundred_questions_to_four_experts_of_which_two_fit() {
         (start.elapsed(), resident_bytes())
     };
 
-    // All at once. The fleet is held at a first question until the others wait.
+    // All at once, each from a thread of its own.
     let clients: Vec<_> = (0..order.len())
         .map(|i| {
             let swarm = Arc::clone(&swarm);

@@ -92,6 +92,31 @@ fn files_that_change_are_read_again_and_broken_ones_change_nothing() {
 }
 
 #[test]
+fn settings_that_change_hold_and_broken_ones_change_nothing() {
+    let folder = folder("settings");
+    let swarm = open(&folder);
+    folder.write("swarm.toml", "builtin = false\n[memory]\nmax = \"64 MiB\"\n");
+    assert!(swarm.reload().unwrap());
+    ask(&swarm, "What does tar do?");
+    assert_eq!(swarm.fleet().bytes_max(), 64 << 20);
+    // What is refused last changes nothing either: neither the router nor the models hear of the new expert.
+    folder.expert("gardening", "builtin:default", "");
+    folder.write("swarm.toml", "builtin = false\n[memory]\nmax = \"32 MiB\"\n[synthesis]\nreducer = \"nobody\"\n");
+    let message = swarm.reload().unwrap_err().to_string();
+    assert!(message.contains("synthesis.reducer") && message.contains("nobody"), "{message}");
+    assert_eq!(swarm.router().read(super::moe::Router::len), 1);
+    assert_eq!((swarm.fleet().status().len(), swarm.fleet().bytes_max()), (1, 64 << 20));
+    // A budget that the opener gave is nobody else's to change.
+    let config = FleetConfig { bytes_max: Some(48 << 20), ..FleetConfig::default() };
+    folder.write("swarm.toml", "builtin = false\n");
+    let bounded = SwarmEngine::open(Some(&folder.0), &config).unwrap();
+    folder.write("swarm.toml", "builtin = false\n[memory]\nmax = \"2 GiB\"\n");
+    assert!(bounded.reload().unwrap());
+    ask(&bounded, "What does tar do?");
+    assert_eq!(bounded.fleet().bytes_max(), 48 << 20);
+}
+
+#[test]
 fn feedback_is_learned_and_kept() {
     let folder = Folder::new("feedback");
     let question = "Is the tumbler upside down?";
