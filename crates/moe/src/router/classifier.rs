@@ -144,44 +144,21 @@ impl Classifier {
     }
 
     /// Adds to `scores` (`[slots]`) the sparse part of L for every expert that has one of the features, and notes those
-    /// whose `scores` were 0 before in `touched`. `order` is a buffer.
+    /// whose `scores` were 0 before in `touched`.
     ///
     /// [`norm`](Self::norm) gives what is then to be taken off.
     pub fn score(
         &self,
         features: &[u64],
-        order: &mut Vec<(u32, u64)>,
         scores: &mut [f32],
         touched: &mut Vec<u32>,
         weights: &mut [f32; KINDS],
     ) -> Weighed {
         let mut weighed = Weighed::default();
         *weights = [0.0; KINDS];
-        order.clear();
-        let mut visits = 0;
-        for feature in features {
-            weighed.all += KIND_WEIGHTS[kind_of(*feature)];
-            let Some(postings) = self.features.get(feature).filter(|postings| postings.units > 0) else { continue };
-            weighed.known += postings.weight(kind_of(*feature));
-            if postings.owners.len() > FEATURE_EXPERTS_MAX {
-                continue;
-            }
-            visits += postings.owners.len();
-            order.push((postings.owners.len() as u32, *feature));
-        }
-        if visits > POSTINGS_MAX {
-            order.sort_unstable();
-            let mut left = POSTINGS_MAX;
-            let fits = order.iter().take_while(|(owners, _)| {
-                left = left.saturating_sub(*owners as usize);
-                left > 0
-            });
-            let fits = fits.count();
-            order.truncate(fits);
-        }
-        for (_, feature) in &*order {
-            let kind = kind_of(*feature);
-            let postings = &self.features[feature];
+        let order = self.to_visit(features, &mut weighed);
+        for (_, feature, postings) in order {
+            let kind = kind_of(feature);
             let weight = postings.weight(kind);
             weighed.visited += weight;
             weights[kind] += weight;
@@ -196,6 +173,33 @@ impl Classifier {
             }
         }
         weighed
+    }
+
+    /// The features whose owners are visited, as (owners, feature, postings).
+    fn to_visit(&self, features: &[u64], weighed: &mut Weighed) -> Vec<(u32, u64, &Postings)> {
+        let mut order = Vec::with_capacity(features.len());
+        let mut visits = 0;
+        for feature in features {
+            weighed.all += KIND_WEIGHTS[kind_of(*feature)];
+            let Some(postings) = self.features.get(feature).filter(|postings| postings.units > 0) else { continue };
+            weighed.known += postings.weight(kind_of(*feature));
+            if postings.owners.len() > FEATURE_EXPERTS_MAX {
+                continue;
+            }
+            visits += postings.owners.len();
+            order.push((postings.owners.len() as u32, *feature, postings));
+        }
+        if visits > POSTINGS_MAX {
+            order.sort_unstable_by_key(|(owners, feature, _)| (*owners, *feature));
+            let mut left = POSTINGS_MAX;
+            let fits = order.iter().take_while(|(owners, ..)| {
+                left = left.saturating_sub(*owners as usize);
+                left > 0
+            });
+            let fits = fits.count();
+            order.truncate(fits);
+        }
+        order
     }
 
     /// What [`norm`](Self::norm) is for the mean of `experts` experts.
@@ -275,7 +279,7 @@ mod tests {
     fn scores(classifier: &Classifier, learned: &[Learned], text: &str) -> Vec<f32> {
         let mut scores = vec![0.0; learned.len()];
         let (mut touched, mut weights) = (Vec::new(), [0.0; KINDS]);
-        classifier.score(&features(text), &mut Vec::new(), &mut scores, &mut touched, &mut weights);
+        classifier.score(&features(text), &mut scores, &mut touched, &mut weights);
         for slot in touched {
             scores[slot as usize] -= classifier.norm(&learned[slot as usize], &weights);
         }
@@ -338,7 +342,7 @@ mod tests {
         let mut found = vec![0.0; learned.len()];
         let mut touched = Vec::new();
         let all = features("the of and zyx");
-        let weighed = classifier.score(&all, &mut Vec::new(), &mut found, &mut touched, &mut [0.0; KINDS]);
+        let weighed = classifier.score(&all, &mut found, &mut touched, &mut [0.0; KINDS]);
         assert_eq!(touched, [7]);
         assert!(weighed.known > weighed.visited && weighed.all > weighed.known, "{weighed:?}");
     }
@@ -354,12 +358,14 @@ mod tests {
         let rare = features("zyx");
         classifier.learn(7, &mut learned[7], &rare, 4);
         let all = features(&format!("{} zyx", words.join(" ")));
-        let mut order = Vec::new();
-        let (mut found, mut touched) = (vec![0.0; learned.len()], Vec::new());
-        classifier.score(&all, &mut order, &mut found, &mut touched, &mut [0.0; KINDS]);
-        let visited: usize = order.iter().map(|(owners, _)| *owners as usize).sum();
+        let order = classifier.to_visit(&all, &mut Weighed::default());
+        let visited: usize = order.iter().map(|(owners, ..)| *owners as usize).sum();
         assert!(visited < POSTINGS_MAX && visited > POSTINGS_MAX - 2 * FEATURE_EXPERTS_MAX, "{visited}");
-        assert!(rare.iter().filter(|f| kind_of(**f) == 0).all(|f| order.contains(&(1, *f))));
+        assert!(rare.iter().filter(|f| kind_of(**f) == 0).all(|f| order.iter().any(|(owners, feature, _)| (
+            *owners, feature
+        ) == (
+            1, f
+        ))));
     }
 
     proptest! {

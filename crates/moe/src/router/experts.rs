@@ -47,7 +47,7 @@ pub(super) struct Standing {
 
 /// A place in the ranking of experts that a question does not touch: those with the same stages lie together, and of
 /// these the higher priority first, then the lower id.
-type Rank = (StageSet, Reverse<i32>, ExpertId, u32);
+type Rank = (StageSet, Reverse<i32>, ExpertId);
 
 /// All experts.
 #[derive(Debug, Default)]
@@ -57,7 +57,8 @@ pub(super) struct Experts {
     free: Vec<u32>,
     by_id: HashMap<ExpertId, u32>,
     by_seat: BTreeMap<u64, u32>,
-    ranks: BTreeSet<Rank>,
+    /// Slots by [`Rank`]. Every question reads all of it, so it lies in one piece.
+    ranks: Vec<u32>,
     /// Seats and slots of those that call themselves generalists; the first is.
     generalists: BTreeSet<(u64, u32)>,
     centroids: usize,
@@ -98,7 +99,7 @@ impl Experts {
 
     /// Slots by stages, priority and id.
     pub fn ranks(&self) -> impl Iterator<Item = u32> {
-        self.ranks.iter().map(|(_, _, _, slot)| *slot)
+        self.ranks.iter().copied()
     }
 
     /// The slot of the generalist.
@@ -136,7 +137,7 @@ impl Experts {
         self.standings[slot as usize] = standing;
         self.by_id.insert(config.id, slot);
         self.by_seat.insert(seat, slot);
-        self.ranks.insert(self.rank(slot));
+        self.enter_rank(slot);
         if profile.generalist {
             self.generalists.insert((seat, slot));
         }
@@ -156,7 +157,7 @@ impl Experts {
 
     /// Frees an expert's slot. Returns the expert and its seat.
     pub fn remove(&mut self, slot: u32) -> (Expert, u64) {
-        self.ranks.remove(&self.rank(slot));
+        self.leave_rank(slot);
         let expert = self.slots[slot as usize].take().expect("slots in tables are taken");
         self.by_id.remove(&expert.config.id);
         self.by_seat.remove(&expert.seat);
@@ -195,11 +196,11 @@ impl Experts {
             }
         }
         self.standings[slot as usize].units = expert.learned.units();
-        self.ranks.remove(&self.rank(slot));
+        self.leave_rank(slot);
         let before = std::mem::replace(&mut self.standings[slot as usize].stages, stages);
         self.learned += usize::from(stages.contains(StageSet::CLASSIFIER));
         self.learned -= usize::from(before.contains(StageSet::CLASSIFIER));
-        self.ranks.insert(self.rank(slot));
+        self.enter_rank(slot);
     }
 
     pub fn set_centroid(&mut self, slot: u32, centroid: Vec<f32>) {
@@ -211,6 +212,19 @@ impl Experts {
 
     fn rank(&self, slot: u32) -> Rank {
         let standing = self.standing(slot);
-        (standing.stages, Reverse(standing.priority), standing.id, slot)
+        (standing.stages, Reverse(standing.priority), standing.id)
+    }
+
+    fn enter_rank(&mut self, slot: u32) {
+        let rank = self.rank(slot);
+        let at = self.ranks.partition_point(|other| self.rank(*other) < rank);
+        self.ranks.insert(at, slot);
+    }
+
+    fn leave_rank(&mut self, slot: u32) {
+        let rank = self.rank(slot);
+        let at = self.ranks.partition_point(|other| self.rank(*other) < rank);
+        debug_assert_eq!(self.ranks[at], slot, "ids are unique");
+        self.ranks.remove(at);
     }
 }

@@ -55,7 +55,6 @@ pub(super) struct Measured {
     /// `[slots]`: the stages that evidence adds to those of an expert.
     evidence: Vec<StageSet>,
     marks: Vec<bool>,
-    order: Vec<(u32, u64)>,
     class_touched: Vec<u32>,
     best_keyword: Best,
     best_class: Best,
@@ -154,8 +153,7 @@ impl Measured {
         features::extract(&self.words, &mut self.features);
         let mut touched = std::mem::take(&mut self.class_touched);
         touched.clear();
-        self.weighed =
-            router.classifier.score(&self.features, &mut self.order, &mut self.class, &mut touched, &mut self.kinds);
+        self.weighed = router.classifier.score(&self.features, &mut self.class, &mut touched, &mut self.kinds);
         let scale = class_scale(self.weighed.visited);
         let mean_norm = Classifier::mean_norm(router.experts.learned(), &self.kinds);
         let norm_scales = router.classifier.norm_scales();
