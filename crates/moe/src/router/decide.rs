@@ -38,7 +38,7 @@ pub(super) struct Scratch {
 struct RankKey(u128);
 
 impl RankKey {
-    /// `probability` is above 0, so its bits are in its order.
+    /// `probability` is not negative, so its bits are in its order.
     fn new(slot: u32, standing: &Standing, probability: f32) -> Self {
         // The sign flipped, negative numbers come before positive ones.
         let priority = (standing.priority as u32) ^ (1 << 31);
@@ -382,5 +382,41 @@ fn check_strategy(strategy: RoutingStrategy) -> Result<()> {
             Err(Error::OutOfRange { name: "threshold", value: t.to_string(), range: "0 to 1" })
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::features::KINDS;
+    use super::*;
+
+    #[test]
+    fn keys_sort_by_probability_then_priority_then_id() {
+        let key = |probability: f32, priority: i32, id: u32| {
+            let standing = Standing {
+                id: ExpertId(id),
+                threshold: 0.5,
+                priority,
+                stages: StageSet::default(),
+                generalist: false,
+                units: [0.0; KINDS],
+            };
+            RankKey::new(7, &standing, probability)
+        };
+        let expected = [
+            key(0.9, i32::MIN, 9),
+            key(0.5, i32::MAX, 9),
+            key(0.5, 1, 0),
+            key(0.5, 0, 0),
+            key(0.5, 0, 1),
+            key(0.5, 0, u32::MAX),
+            key(0.5, -1, 0),
+            key(0.5, i32::MIN, 0),
+            key(f32::MIN_POSITIVE, i32::MAX, 0),
+            key(0.0, i32::MAX, 0),
+        ];
+        assert!(expected.is_sorted_by(|a, b| a < b), "{expected:?}");
+        let ranked = expected[1].ranked();
+        assert_eq!((ranked.probability, ranked.id, ranked.slot), (0.5, ExpertId(9), 7));
     }
 }
