@@ -80,7 +80,32 @@ impl GgufFile {
             return Self::join(vec![opened]).map_err(|error| error.in_file(path));
         };
         let paths = split::part_paths(path, keys).map_err(|error| error.in_file(path))?;
-        let mut opened = Some(opened);
+        Self::open_split(&paths, keys, Some(opened))
+    }
+
+    /// As [`open`](Self::open), of files whose names say nothing: all parts of a model, in order.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and when there are more or fewer files than the model has parts.
+    pub fn open_parts(paths: &[PathBuf]) -> Result<Self, Error> {
+        let [first, others @ ..] = paths else {
+            return Err(Error::Split { problem: "a model of no files".into(), advice: "give its files" });
+        };
+        let opened = Self::map_part(first)?;
+        let keys = split::split_keys(&opened.1.metadata).map_err(|error| error.in_file(first))?;
+        let count = keys.map_or(1, |keys| keys.count);
+        if count != paths.len() as u64 {
+            let problem = format!("there are {} files of a model that has {count} parts", paths.len());
+            return Err(Error::Split { problem, advice: "fetch all its parts, and no others" }.in_file(first));
+        }
+        match keys {
+            Some(keys) if !others.is_empty() => Self::open_split(paths, SplitKeys { part: 0, ..keys }, Some(opened)),
+            _ => Self::join(vec![opened]).map_err(|error| error.in_file(first)),
+        }
+    }
+
+    /// All parts in order, of which part `keys.part` is open already.
+    fn open_split(paths: &[PathBuf], keys: SplitKeys, mut opened: Option<(Part, Parsed)>) -> Result<Self, Error> {
         let mut parts = Vec::with_capacity(paths.len());
         for (index, part_path) in paths.iter().enumerate() {
             let mut part = match opened.take_if(|_| index as u64 == keys.part) {
@@ -93,6 +118,7 @@ impl GgufFile {
             }
             parts.push(part);
         }
+        let path = &paths[keys.part as usize];
         let file = Self::join(parts).map_err(|error| error.in_file(path))?;
         match keys.n_tensors {
             Some(expected) if expected != file.tensors.len() as u64 => Err(Error::Split {

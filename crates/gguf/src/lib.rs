@@ -38,7 +38,7 @@ pub use half::{BF16, F16};
 pub use importance::Importance;
 pub use metadata::Metadata;
 pub use rows::{decode_blocks, decode_row, encode_blocks, encode_row};
-pub use split::split_file_name;
+pub use split::{parse_split_name, split_file_name};
 pub use tensor::{TensorInfo, TensorView};
 pub use types::GgmlType;
 pub use value::{Array, Value, ValueKind};

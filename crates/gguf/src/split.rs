@@ -20,7 +20,7 @@ pub fn split_file_name(stem: &str, part: usize, count: usize) -> String {
 }
 
 /// Stem, part (from 0) and count of a file name made by [`split_file_name`].
-pub(crate) fn parse_split_name(name: &str) -> Option<(&str, usize, usize)> {
+pub fn parse_split_name(name: &str) -> Option<(&str, usize, usize)> {
     let rest = name.strip_suffix(".gguf")?;
     let (rest, count) = rest.rsplit_once("-of-")?;
     let (stem, number) = rest.rsplit_once('-')?;

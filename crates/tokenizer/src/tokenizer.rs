@@ -357,7 +357,11 @@ impl Tokenizer {
         StreamDecoder::new(self, options)
     }
 
-    pub(crate) fn bytes_shown(&self, id: TokenId, control_text: bool) -> Result<&[u8], Error> {
+    /// The bytes that a token leaves in a text; a control or unknown token leaves its own text with `control_text`, else none.
+    ///
+    /// # Errors
+    /// [`Error::UnknownId`] for an id outside of the vocabulary.
+    pub fn bytes_shown(&self, id: TokenId, control_text: bool) -> Result<&[u8], Error> {
         let kind = self.token_type(id).ok_or(Error::UnknownId { id, n_tokens: self.n_tokens() })?;
         let hidden = matches!(kind, TokenType::Control | TokenType::Unknown) && !control_text;
         Ok(if hidden { &[] } else { self.bytes.get(id.0) })

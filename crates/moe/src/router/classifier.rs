@@ -361,7 +361,7 @@ mod tests {
         let order = classifier.to_visit(&all, &mut Weighed::default());
         let visited: usize = order.iter().map(|(owners, ..)| *owners as usize).sum();
         assert!(visited < POSTINGS_MAX && visited > POSTINGS_MAX - 2 * FEATURE_EXPERTS_MAX, "{visited}");
-        let is_visited = |rare: &u64| order.iter().any(|(owners, feature, _)| *owners == 1 && *feature == rare);
+        let is_visited = |rare: &u64| order.iter().any(|(owners, feature, _)| *owners == 1 && feature == rare);
         assert!(rare.iter().filter(|f| kind_of(**f) == 0).all(is_visited));
     }
 
