@@ -210,6 +210,8 @@ impl Runner {
     ) -> Result<()> {
         let Self { model, team, isa, buffers, adapters } = self;
         let model = &**model;
+        // Others may compute on the same team: passes alternate.
+        let _turn = team.turn();
         let mut pass = Pass { model, team, isa: *isa, b: buffers, adapters, observer };
 
         // 1. The residual stream begins as the embeddings, or as what the shard before left.

@@ -6,7 +6,7 @@
 //!
 //! Where to go next: [`Architecture`] says in data what differs between model families;
 //! [`Model::open`] binds a file's tensors to it; [`Adapter`] changes what they compute; [`Runner::forward`] is the one forward pass;
-//! [`KvCache`] owns pages and sequences; [`sampling`] turns logits into a token.
+//! [`KvCache`] owns pages and sequences; [`Scheduler`] decides what a batch of many requests holds; [`sampling`] turns logits into a token.
 //!
 //! Invariants: a batch is rows of (sequence, position, token) and nothing else, so a prompt, a
 //! single token and many sequences are one case; a row's result depends on its own sequence only,
@@ -26,6 +26,7 @@ mod observer;
 mod random;
 mod rope;
 pub mod sampling;
+mod scheduler;
 
 pub use adapter::{ActiveAdapter, Adapter};
 pub use architecture::{Architecture, find_architecture};
@@ -36,6 +37,7 @@ pub use hyperparameters::{ExpertNumbers, Hyperparameters, Pooling};
 pub use kv::{KvCache, SequenceId};
 pub use model::{Model, Shard};
 pub use observer::ProductObserver;
+pub use scheduler::{Change, Scheduler, SchedulerConfig, Work};
 
 /// The index of a token in the vocabulary of a model.
 pub type TokenIndex = u32;

@@ -38,7 +38,7 @@ pub use ops::{
     Activation, RopePairing, RopeTable, activate, add_assign, add_rows_scaled, add_scaled, gated, rope, scale, soft_cap,
 };
 pub use simd::Isa;
-pub use team::{THREADS_MAX, ThreadTeam};
+pub use team::{THREADS_MAX, ThreadTeam, Turn};
 
 /// What a kernel refuses.
 #[derive(Debug, thiserror::Error)]

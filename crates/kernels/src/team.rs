@@ -13,7 +13,7 @@
 use std::cell::UnsafeCell;
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
@@ -70,6 +70,27 @@ pub struct ThreadTeam {
     threads: Vec<Thread>,
     /// One job at a time: held by the caller for the length of a job.
     caller: Mutex<()>,
+    turns: Mutex<Turns>,
+    turned: Condvar,
+}
+
+/// Tickets: the next to be given out, and the one whose turn it is.
+#[derive(Default)]
+struct Turns {
+    next: u64,
+    serving: u64,
+}
+
+/// The right to compute until it is dropped; see [`ThreadTeam::turn`].
+pub struct Turn<'a> {
+    team: &'a ThreadTeam,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.team.turns.lock().unwrap_or_else(PoisonError::into_inner).serving += 1;
+        self.team.turned.notify_all();
+    }
 }
 
 impl ThreadTeam {
@@ -91,7 +112,7 @@ impl ThreadTeam {
         };
         let workers: Vec<_> = (1..n_threads.clamp(1, THREADS_MAX)).map_while(start).collect();
         let threads = workers.iter().map(|w| w.thread().clone()).collect();
-        Self { shared, workers, threads, caller: Mutex::new(()) }
+        Self { shared, workers, threads, caller: Mutex::new(()), turns: Mutex::default(), turned: Condvar::new() }
     }
 
     /// A team with one thread per core that this process may use.
@@ -106,6 +127,20 @@ impl ThreadTeam {
         self.workers.len() + 1
     }
 
+    /// Waits for the caller's turn among those who share this team: first come, first served. Whoever computes a whole pass takes a
+    /// turn for it, so that several alternate by passes and not by jobs, and none is kept out by another that never rests.
+    /// [`run`](Self::run) does not ask for it.
+    #[must_use]
+    pub fn turn(&self) -> Turn<'_> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let ticket = turns.next;
+        turns.next += 1;
+        while turns.serving != ticket {
+            turns = self.turned.wait(turns).unwrap_or_else(PoisonError::into_inner);
+        }
+        Turn { team: self }
+    }
+
     /// Calls `f(i)` once for every `i` in `0..chunks`, spread over the team, and returns when all
     /// are done. Must not be called from inside a job of the same team.
     ///
@@ -116,7 +151,7 @@ impl ThreadTeam {
             (0..chunks).for_each(f);
             return;
         }
-        let _one_job = self.caller.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _one_job = self.caller.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = &*self.shared;
         let function: *const (dyn Fn(usize) + Sync + '_) = &raw const f;
         // Only the lifetime changes. The pointer is used only by workers inside this job, and this function does not
@@ -329,6 +364,36 @@ mod tests {
             }
         });
         assert_eq!(total.into_inner(), 4 * 500 * 5);
+    }
+
+    #[test]
+    fn nobody_is_kept_out_of_turn() {
+        let team = ThreadTeam::new(2);
+        let (greedy, patient) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let stop = AtomicBool::new(false);
+        thread::scope(|s| {
+            s.spawn(|| {
+                // Takes the next turn as soon as it has given one back.
+                while !stop.load(Ordering::Relaxed) {
+                    let _turn = team.turn();
+                    greedy.fetch_add(1, Ordering::Relaxed);
+                    thread::sleep(Duration::from_micros(200));
+                }
+            });
+            while greedy.load(Ordering::Relaxed) == 0 {
+                thread::yield_now();
+            }
+            for _ in 0..50 {
+                let before = greedy.load(Ordering::Relaxed);
+                let _turn = team.turn();
+                patient.fetch_add(1, Ordering::Relaxed);
+                // The turn that was running, and the one whose ticket was drawn before ours.
+                let waited = greedy.load(Ordering::Relaxed) - before;
+                assert!(waited <= 2, "{waited} turns went by");
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(patient.into_inner(), 50);
     }
 
     #[test]
