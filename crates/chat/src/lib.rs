@@ -38,7 +38,7 @@ mod time;
 pub use builtin::{BUILTINS, Builtin};
 pub use error::{Error, Place};
 pub use message::{Content, Message, Tool, ToolCall};
-pub use output::{Answer, Event, Malformed, OutputParser, ToolFormat};
+pub use output::{Answer, CallForm, Event, Malformed, OutputParser, ToolFormat};
 pub use serde_json::Value as Json;
 pub use template::{ChatTemplate, RenderOptions};
 pub use time::Timestamp;

@@ -19,6 +19,7 @@
 //! Where to go next: `compiler.rs` for masks, `schema.rs` for what is refused in a JSON Schema, `gbnf/mod.rs` for GBNF,
 //! `tools.rs` for tool calls; `docs/CONSTRAINTS.md` is the user's page.
 
+mod calls;
 mod error;
 mod gbnf;
 mod schema;
@@ -32,6 +33,7 @@ mod absent;
 
 #[cfg(not(feature = "constraints"))]
 pub use absent::{Constraint, ConstraintCompiler};
+pub use calls::CALLS_MAX;
 #[cfg(feature = "constraints")]
 pub use compiler::{Constraint, ConstraintCompiler};
 pub use error::{ConstraintError, UnsupportedKeyword};

@@ -360,6 +360,53 @@ fn tool_calls_call_a_tool_with_its_arguments() {
 }
 
 #[test]
+fn calls_that_must_come_are_those_that_the_parser_reads() {
+    let schemas = [
+        ToolSchema { name: "now".to_owned(), parameters: json!({ "type": "object", "properties": {} }) },
+        ToolSchema {
+            name: "add".to_owned(),
+            parameters: json!({ "type": "object", "properties": { "a": { "$ref": "#/$defs/n" } }, "required": ["a"],
+                "$defs": { "n": { "type": "integer" } } }),
+        },
+    ];
+    let definitions = json!([{ "name": "now" }, { "name": "add" }]);
+    let tools = crate::Tool::list_from_json(&definitions).unwrap();
+    for format in crate::ToolFormat::all() {
+        let form = crate::CallForm::of(format);
+        let one = |name: &str, arguments: &str| {
+            [form.before_name, name, form.after_name, arguments, form.after_arguments].concat()
+        };
+        let whole = |calls: &[String]| [form.open, &calls.join(form.separator), form.close].concat();
+        let constraint = compile(ConstraintSource::tool_calls(&schemas, &form, 2, None).unwrap()).unwrap();
+        let (now, add) = (one("now", "{}"), one("add", "{\"a\": 12}"));
+        let both = whole(&[now.clone(), add.clone()]);
+        let no = [
+            whole(&[one("sub", "{}")]),
+            whole(&[one("add", "{}")]),
+            whole(&[one("add", "{\"a\":12}")]),
+            whole(&[one("now", "{\"b\": 1}")]),
+            whole(&[now.clone(), now.clone(), now.clone()]),
+            String::new(),
+        ];
+        check(&constraint, &[&both, &whole(std::slice::from_ref(&add))], &no.each_ref().map(String::as_str));
+        let answer = crate::OutputParser::new(format, &tools).parse(&both);
+        let read: Vec<_> = answer.tool_calls.iter().map(|call| (call.name.as_str(), call.arguments.clone())).collect();
+        assert_eq!(read, [("now", json!({})), ("add", json!({ "a": 12 }))], "{format}: {answer:?}");
+        assert_eq!((answer.content.as_str(), answer.malformed.len()), ("", 0), "{format}");
+    }
+    let form = crate::CallForm::of(crate::ToolFormat::Hermes);
+    let or = ConstraintSource::JsonSchema(json!({ "type": "array", "maxItems": 0 }));
+    let either = compile(ConstraintSource::tool_calls(&schemas, &form, 1, Some(&or)).unwrap()).unwrap();
+    check(&either, &["[]", "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>"], &["", "[1]", "x"]);
+    let refused = |tools: &[ToolSchema]| ConstraintSource::tool_calls(tools, &form, 1, None).unwrap_err().to_string();
+    assert!(refused(&[]).contains("no tool"));
+    assert!(refused(&[schemas[0].clone(), schemas[0].clone()]).contains("two tools are called `now`"));
+    let parameters = json!({ "type": "object", "not": {} });
+    let source = ConstraintSource::tool_calls(&[ToolSchema { name: "f".to_owned(), parameters }], &form, 1, None);
+    assert!(refusal(compile(source.unwrap())).to_string().contains("not"));
+}
+
+#[test]
 fn a_vocabulary_without_an_end_is_refused() {
     let tokens = ["<unk>", "a", "b"].map(str::to_owned).to_vec();
     let mut vocabulary = Vocabulary::new(VocabularyKind::Spm, tokens);

@@ -5,11 +5,13 @@
 //! call and is none comes out as [`Malformed`], with its text and what is wrong with it.
 
 mod calls;
+mod form;
 mod format;
 mod python;
 
 use std::fmt;
 
+pub use form::CallForm;
 pub use format::ToolFormat;
 use format::{Body, End, Section};
 
