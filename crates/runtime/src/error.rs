@@ -243,9 +243,70 @@ pub enum Error {
         /// What is wrong with it: with line, column and key where there are any.
         problem: String,
     },
+    /// The configuration cannot be used.
+    #[error("{origin}: {problem}")]
+    Config {
+        /// The file, variable or flag.
+        origin: String,
+        /// What is wrong with it: with line and key where there are any.
+        problem: String,
+    },
     /// A swarm refuses, or fails.
     #[error(transparent)]
     Swarm(#[from] hublabio_moe::Error),
+    /// There is no model of that name.
+    #[error("there is no model `{name}`: there are {known}")]
+    NoSuchModel {
+        /// As asked for.
+        name: String,
+        /// Those that there are.
+        known: String,
+    },
+    /// The store of models refuses, or fails.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+    /// Too many requests wait.
+    #[error("{waiting} requests are waiting already: try again later")]
+    Busy {
+        /// So many.
+        waiting: usize,
+    },
+    /// A model that no memory is given to.
+    #[error(
+        "model `{model}` needs {:.1} GiB with its context, {:.1} GiB are allowed: raise max_memory, or choose a smaller model or context",
+        *bytes as f64 / (1u64 << 30) as f64, *max_memory as f64 / (1u64 << 30) as f64
+    )]
+    ModelTooLarge {
+        /// Its name.
+        model: String,
+        /// File, keys and values.
+        bytes: u64,
+        /// What models may take.
+        max_memory: u64,
+    },
+    /// A model that was there cannot be loaded.
+    #[error("model `{model}` cannot be loaded: {reason}")]
+    LoadFailed {
+        /// Its name.
+        model: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A defect of this program, found while it computed.
+    #[error("the computation crashed: {what}; this is a defect of hublab, and the service goes on")]
+    Crashed {
+        /// What the panic said.
+        what: String,
+    },
+    /// The system gives no thread.
+    #[error("no thread could be started: {cause}")]
+    NoThread {
+        /// The system's answer.
+        cause: std::io::Error,
+    },
+    /// The node takes no more requests.
+    #[error("the service is shutting down")]
+    ShuttingDown,
     /// The work was stopped from outside.
     #[error("stopped")]
     Cancelled,

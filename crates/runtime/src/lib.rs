@@ -21,16 +21,21 @@
 #![forbid(unsafe_code)]
 
 pub mod ai;
+pub mod config;
 mod error;
+pub mod machine;
 pub mod moe;
+pub mod node;
+pub mod store;
 mod toml_text;
 
 pub use error::{Error, Result};
 
-/// What a node may use, and its defaults for generation.
+/// What a node may use, and its defaults for generation: a part of [`config::SystemConfig`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct RuntimeConfig {
-    /// Bytes that the experts of a swarm may take together, keys and values included. A single model is not bounded by it.
+    /// Bytes that the models of a node, or the experts of a swarm, may take together, keys and values included. A model that
+    /// is opened by itself ([`ai::InferenceEngine`]) is not bounded by it.
     pub max_memory: usize,
     /// Threads for computing; 0 for one per core.
     pub num_threads: usize,

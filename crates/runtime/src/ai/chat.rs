@@ -5,16 +5,20 @@
 //! to the clock.
 
 use std::cell::Cell;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
+use hublabio_chat::constraint::{Constraint, ConstraintCompiler, ConstraintConfig};
 use hublabio_chat::{
     BUILTINS, Builtin, ChatTemplate, Json, Message, OutputParser, RenderOptions, Timestamp, Tool, ToolFormat,
 };
+use hublabio_engine::sampling::Sampler;
 use hublabio_gguf::{Array, GgufFile, Metadata, Value};
 use hublabio_tokenizer::{EncodeOptions, TokenId, TokenType, Tokenizer};
 
-use super::InferenceEngine;
+use super::dry_breakers::dry_breakers;
+use super::vocabulary::take_tokenizer;
+use super::{GenerationConfig, InferenceEngine, LOGPROBS_MAX};
 use crate::error::{Error, Result};
 
 /// The metadata key of a file's template; named ones have theirs after a dot.
@@ -23,7 +27,7 @@ const TEMPLATE_KEY: &str = "tokenizer.chat_template";
 const TOOL_USE: &str = "tool_use";
 
 /// A file's template, or why it cannot be used: a broken template stops chat, not the rest.
-pub(super) type TemplateResult = std::result::Result<ChatTemplate, hublabio_chat::Error>;
+type TemplateResult = std::result::Result<ChatTemplate, hublabio_chat::Error>;
 
 /// What goes into a prompt besides the messages.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -100,7 +104,7 @@ fn ends(tokenizer: &Tokenizer) -> (&str, &str) {
 }
 
 /// The template that a file is used with.
-pub(super) fn template_of(file: &GgufFile, tokenizer: &Tokenizer, notices: &mut Vec<String>) -> Result<TemplateResult> {
+fn template_of(file: &GgufFile, tokenizer: &Tokenizer, notices: &mut Vec<String>) -> Result<TemplateResult> {
     let metadata = file.metadata();
     let (bos, eos) = ends(tokenizer);
     if let Some(source) = metadata.str(TEMPLATE_KEY)? {
@@ -115,79 +119,74 @@ pub(super) fn template_of(file: &GgufFile, tokenizer: &Tokenizer, notices: &mut 
     Ok(Ok(ChatTemplate::builtin(builtin, bos, eos)))
 }
 
-impl InferenceEngine {
-    /// The chat template: the file's own, the one that was set, or the built-in one that
-    /// [`notices`](Self::notices) names.
-    ///
-    /// # Errors
-    /// When the file holds no tokenizer, or a template that is no Jinja.
-    pub fn chat_template(&self) -> Result<&ChatTemplate> {
-        self.template.as_deref().ok_or(Error::NoTokenizer)?.as_ref().map_err(|error| Error::Chat(error.clone()))
-    }
+/// A model without its weights: what turns conversations into tokens and tokens into text. Cheap to clone, and shared freely
+/// between threads, so that prompts are made while others compute.
+#[derive(Clone)]
+pub struct ModelText {
+    tokenizer: Arc<Tokenizer>,
+    template: Arc<TemplateResult>,
+    /// The vocabulary as constraints need it, once one was asked for.
+    constraints: Arc<OnceLock<ConstraintCompiler>>,
+}
 
-    /// Uses another Jinja template from now on.
-    ///
-    /// # Errors
-    /// When it is no Jinja (with line and column), or the file holds no tokenizer.
-    pub fn set_chat_template(&mut self, source: &str) -> Result<()> {
-        let (bos, eos) = ends(self.tokenizer()?);
-        let template = ChatTemplate::new(source, bos, eos)?;
-        self.template = Some(Arc::new(Ok(template)));
-        self.drop_fallback_notice();
-        Ok(())
-    }
-
-    /// Uses another template by its name from now on: a named one of the file (`tool_use`, …), `default`, or a built-in
-    /// one.
-    ///
-    /// # Errors
-    /// When there is none of that name, or as [`set_chat_template`](Self::set_chat_template).
-    pub fn select_chat_template(&mut self, name: &str) -> Result<()> {
-        let mut in_file = named_templates(self.file().metadata())?;
-        if let Some(source) = self.file().metadata().str(TEMPLATE_KEY)? {
-            in_file.insert(0, TemplateSource { name: "default".into(), source: source.into(), builtin: false });
-        }
-        if let Some(found) = in_file.iter().find(|template| template.name == name) {
-            return self.set_chat_template(&found.source);
-        }
-        let Some(builtin) = Builtin::find(name) else {
-            let in_file: Vec<_> = in_file.iter().map(|template| template.name.as_str()).collect();
-            let builtin: Vec<_> = BUILTINS.iter().map(|builtin| builtin.name).collect();
-            return Err(Error::NoSuchTemplate {
-                name: name.into(),
-                in_file: in_file.join(", "),
-                builtin: builtin.join(", "),
-            });
+impl ModelText {
+    /// Takes the tokenizer out of an open file, and reads its template; `None` for a file without a tokenizer. What the user
+    /// should know is pushed to `notices`.
+    pub(crate) fn take(file: &mut GgufFile, notices: &mut Vec<String>) -> Result<Option<Self>> {
+        let tokenizer = match take_tokenizer(file) {
+            Ok(tokenizer) => Arc::new(tokenizer),
+            Err(Error::NoTokenizer) => return Ok(None),
+            Err(error) => return Err(error),
         };
-        let (bos, eos) = ends(self.tokenizer()?);
-        self.template = Some(Arc::new(Ok(ChatTemplate::builtin(builtin, bos, eos))));
-        self.drop_fallback_notice();
-        Ok(())
+        notices.extend(tokenizer.warnings().iter().cloned());
+        // A broken template stops chat, not the rest.
+        let template = Arc::new(template_of(file, &tokenizer, notices)?);
+        Ok(Some(Self { tokenizer, template, constraints: Arc::default() }))
     }
 
-    /// Uses the file's template for tools where it has one and the other takes none, and says so.
+    /// The tokenizer.
+    #[must_use]
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.tokenizer
+    }
+
+    /// The chat template.
     ///
     /// # Errors
-    /// As [`select_chat_template`](Self::select_chat_template).
-    pub fn prefer_tool_template(&mut self) -> Result<()> {
-        let lacks = !self.chat_template().is_ok_and(ChatTemplate::takes_tools);
-        if lacks && self.file().metadata().contains(&format!("{TEMPLATE_KEY}.{TOOL_USE}")) {
-            self.select_chat_template(TOOL_USE)?;
-            self.notices.push(format!("tools are given: chat uses the file's template `{TOOL_USE}`"));
-        }
-        Ok(())
+    /// When it is no Jinja.
+    pub fn chat_template(&self) -> Result<&ChatTemplate> {
+        self.template.as_ref().as_ref().map_err(|error| Error::Chat(error.clone()))
     }
 
-    fn drop_fallback_notice(&mut self) {
-        self.notices.retain(|notice| !notice.starts_with("the file has no chat template"));
-    }
-
-    /// A conversation as the prompt for its next turn. A message that spells a control token stays text.
+    /// A text as it stands as a prompt; BOS first where the model wants it.
     ///
     /// # Errors
-    /// When the template refuses the conversation, or the file holds no tokenizer.
-    pub fn chat_prompt(&self, messages: &[Message]) -> Result<Vec<TokenId>> {
-        Ok(self.chat_prompt_with(messages, &ChatOptions::default())?.tokens)
+    /// When the text cannot be expressed.
+    pub fn raw_prompt(&self, text: &str) -> Result<Vec<TokenId>> {
+        let options = EncodeOptions { add_eos: Some(false), ..EncodeOptions::default() };
+        Ok(self.tokenizer.encode(text, options)?)
+    }
+
+    /// A text as an embedding model reads it, with the tokens that the model wants around it.
+    ///
+    /// # Errors
+    /// When the text cannot be expressed.
+    pub fn embedding_prompt(&self, text: &str) -> Result<Vec<TokenId>> {
+        Ok(self.tokenizer.encode(text, EncodeOptions::default())?)
+    }
+
+    /// Compiles a constraint. The first time takes some 0.1 s for 150,000 tokens.
+    ///
+    /// # Errors
+    /// When it cannot be honoured.
+    pub fn compile_constraint(&self, config: &ConstraintConfig) -> Result<Constraint> {
+        let compiler = if let Some(compiler) = self.constraints.get() {
+            compiler
+        } else {
+            let made = ConstraintCompiler::new(&self.tokenizer)?;
+            self.constraints.get_or_init(|| made)
+        };
+        Ok(compiler.compile(config)?)
     }
 
     /// A conversation with tools and template variables as the prompt for its next turn. Messages, names, arguments,
@@ -195,9 +194,9 @@ impl InferenceEngine {
     /// time.
     ///
     /// # Errors
-    /// When the template refuses the conversation, takes no tools though there are some, or the file holds no tokenizer.
+    /// When the template refuses the conversation, or takes no tools though there are some.
     pub fn chat_prompt_with(&self, messages: &[Message], options: &ChatOptions) -> Result<ChatPrompt> {
-        let tokenizer = self.tokenizer()?;
+        let tokenizer = &self.tokenizer;
         let template = self.chat_template()?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
         let render = |shield: &dyn Fn(&str) -> String| {
@@ -247,11 +246,132 @@ impl InferenceEngine {
 
     /// The control tokens that a parser needs to see:
     /// [`GenerationConfig::shown_tokens`](super::GenerationConfig::shown_tokens).
+    #[must_use]
+    pub fn marks(&self, parser: &OutputParser) -> Vec<TokenId> {
+        let tokenizer = &self.tokenizer;
+        parser.marks().filter_map(|mark| tokenizer.special_token(mark)).collect()
+    }
+
+    /// The sampler for an answer; what the engine cannot check about it is checked here.
+    pub(crate) fn sampler(&self, config: &GenerationConfig) -> Result<Sampler> {
+        let n_tokens = self.tokenizer.n_tokens();
+        if let Some(&(token, _)) = config.sampling.logit_bias.iter().find(|bias| bias.0 as usize >= n_tokens) {
+            return Err(Error::BiasOfUnknownToken { token, n_tokens });
+        }
+        if let Some(asked) = config.logprobs.filter(|&n| n > LOGPROBS_MAX) {
+            return Err(Error::TooManyLogProbs { asked, max: LOGPROBS_MAX });
+        }
+        let mut sampling = config.sampling.clone();
+        if let Some(dry) = &mut sampling.dry {
+            dry.breakers.extend(dry_breakers(&self.tokenizer, &config.dry_breakers)?);
+        }
+        Ok(Sampler::new(sampling)?)
+    }
+
+    /// The same with another Jinja template.
+    fn with_template(&self, template: TemplateResult) -> Self {
+        Self { template: Arc::new(template), ..self.clone() }
+    }
+}
+
+impl InferenceEngine {
+    /// The chat template: the file's own, the one that was set, or the built-in one that
+    /// [`notices`](Self::notices) names.
+    ///
+    /// # Errors
+    /// When the file holds no tokenizer, or a template that is no Jinja.
+    pub fn chat_template(&self) -> Result<&ChatTemplate> {
+        self.text()?.chat_template()
+    }
+
+    /// Uses another Jinja template from now on.
+    ///
+    /// # Errors
+    /// When it is no Jinja (with line and column), or the file holds no tokenizer.
+    pub fn set_chat_template(&mut self, source: &str) -> Result<()> {
+        let text = self.text()?;
+        let (bos, eos) = ends(&text.tokenizer);
+        let template = ChatTemplate::new(source, bos, eos)?;
+        self.text = Some(text.with_template(Ok(template)));
+        self.drop_fallback_notice();
+        Ok(())
+    }
+
+    /// Uses another template by its name from now on: a named one of the file (`tool_use`, …), `default`, or a built-in
+    /// one.
+    ///
+    /// # Errors
+    /// When there is none of that name, or as [`set_chat_template`](Self::set_chat_template).
+    pub fn select_chat_template(&mut self, name: &str) -> Result<()> {
+        let mut in_file = named_templates(self.file().metadata())?;
+        if let Some(source) = self.file().metadata().str(TEMPLATE_KEY)? {
+            in_file.insert(0, TemplateSource { name: "default".into(), source: source.into(), builtin: false });
+        }
+        if let Some(found) = in_file.iter().find(|template| template.name == name) {
+            return self.set_chat_template(&found.source);
+        }
+        let Some(builtin) = Builtin::find(name) else {
+            let in_file: Vec<_> = in_file.iter().map(|template| template.name.as_str()).collect();
+            let builtin: Vec<_> = BUILTINS.iter().map(|builtin| builtin.name).collect();
+            return Err(Error::NoSuchTemplate {
+                name: name.into(),
+                in_file: in_file.join(", "),
+                builtin: builtin.join(", "),
+            });
+        };
+        let text = self.text()?;
+        let (bos, eos) = ends(&text.tokenizer);
+        self.text = Some(text.with_template(Ok(ChatTemplate::builtin(builtin, bos, eos))));
+        self.drop_fallback_notice();
+        Ok(())
+    }
+
+    /// Uses the file's template for tools where it has one and the other takes none, and says so.
+    ///
+    /// # Errors
+    /// As [`select_chat_template`](Self::select_chat_template).
+    pub fn prefer_tool_template(&mut self) -> Result<()> {
+        let lacks = !self.chat_template().is_ok_and(ChatTemplate::takes_tools);
+        if lacks && self.file().metadata().contains(&format!("{TEMPLATE_KEY}.{TOOL_USE}")) {
+            self.select_chat_template(TOOL_USE)?;
+            self.notices.push(format!("tools are given: chat uses the file's template `{TOOL_USE}`"));
+        }
+        Ok(())
+    }
+
+    fn drop_fallback_notice(&mut self) {
+        self.notices.retain(|notice| !notice.starts_with("the file has no chat template"));
+    }
+
+    /// A conversation as the prompt for its next turn. A message that spells a control token stays text.
+    ///
+    /// # Errors
+    /// When the template refuses the conversation, or the file holds no tokenizer.
+    pub fn chat_prompt(&self, messages: &[Message]) -> Result<Vec<TokenId>> {
+        Ok(self.chat_prompt_with(messages, &ChatOptions::default())?.tokens)
+    }
+
+    /// As [`ModelText::chat_prompt_with`].
+    ///
+    /// # Errors
+    /// As there, and when the file holds no tokenizer.
+    pub fn chat_prompt_with(&self, messages: &[Message], options: &ChatOptions) -> Result<ChatPrompt> {
+        self.text()?.chat_prompt_with(messages, options)
+    }
+
+    /// As [`ModelText::output_parser`].
+    ///
+    /// # Errors
+    /// As [`chat_template`](Self::chat_template).
+    pub fn output_parser(&self, prompt: &ChatPrompt, options: &ChatOptions) -> Result<OutputParser> {
+        self.text()?.output_parser(prompt, options)
+    }
+
+    /// As [`ModelText::marks`].
     ///
     /// # Errors
     /// When the file holds no tokenizer.
     pub fn marks(&self, parser: &OutputParser) -> Result<Vec<TokenId>> {
-        let tokenizer = self.tokenizer()?;
-        Ok(parser.marks().filter_map(|mark| tokenizer.special_token(mark)).collect())
+        Ok(self.text()?.marks(parser))
     }
 }

@@ -1,15 +1,17 @@
-//! The loop over single tokens, wherever their logits are from: one model, or a mixture of several.
+//! One answer as it comes to be, wherever its logits are from: one model, a mixture of several, a batch of many answers.
 //!
-//! What a token spells, when an answer ends and what is handed over when is decided here; models are behind
-//! [`TokenSource`].
+//! What a token spells, when an answer ends and what is handed over when is decided here, in [`AnswerState`]; models are behind
+//! [`TokenSource`], or behind whoever computes a batch.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use hublabio_chat::constraint::Constraint;
 use hublabio_engine::sampling::{Sampler, TokenMask};
-use hublabio_tokenizer::{TokenId, Tokenizer};
+use hublabio_tokenizer::{TokenId, Tokenizer, Utf8Stream};
 
-use super::engine::{Finish, Generation, GenerationConfig, Piece, TokenLogProbs};
+use super::chat::ModelText;
+use super::engine::{Finish, Generation, GenerationConfig, Piece, Stats, TokenLogProbs};
 use super::stop::StopMatcher;
 use crate::error::Result;
 
@@ -21,77 +23,149 @@ pub(crate) trait TokenSource {
     fn is_full(&self) -> bool;
 }
 
-/// What decides about the next token, and about the end.
-pub(crate) struct Choice<'a> {
-    pub tokenizer: &'a Tokenizer,
-    pub sampler: &'a mut Sampler,
-    pub constraint: Option<Constraint>,
-    pub stop: &'a mut StopMatcher,
-    pub config: &'a GenerationConfig,
+/// An answer so far, and what decides how it goes on.
+pub(crate) struct AnswerState {
+    tokenizer: Arc<Tokenizer>,
+    sampler: Sampler,
+    constraint: Option<Constraint>,
+    stop: StopMatcher,
+    utf8: Utf8Stream,
+    max_tokens: usize,
+    logprobs: Option<usize>,
+    shown_tokens: Vec<TokenId>,
+    out: Generation,
 }
 
-/// Generates from `logits`, those after the prompt, to the answer's end. `on_piece` is called for every token, with what text became certain.
-pub(crate) fn decode(
-    source: &mut dyn TokenSource,
-    choice: Choice<'_>,
-    mut logits: Vec<f32>,
-    out: &mut Generation,
-    on_piece: &mut dyn FnMut(&Piece<'_>) -> ControlFlow<()>,
-) -> Result<()> {
-    let Choice { tokenizer, sampler, mut constraint, stop, config } = choice;
-    let max_tokens = config.max_tokens.unwrap_or(usize::MAX);
-    let mut decoder = tokenizer.stream();
-    // A model may have more rows than its vocabulary has tokens, to fill up a block.
-    let possible = tokenizer.n_tokens().min(logits.len());
-    out.finish = loop {
-        if out.tokens.len() >= max_tokens {
-            break Finish::Length;
+impl AnswerState {
+    /// An answer to `prompt`, of which nothing is said yet. Compiles the constraint, which may take a while.
+    ///
+    /// # Errors
+    /// When a setting is out of range.
+    pub fn new(text: &ModelText, prompt: &[TokenId], config: &GenerationConfig) -> Result<Self> {
+        let mut sampler = text.sampler(config)?;
+        let constraint = config.constraint.as_ref().map(|config| text.compile_constraint(config)).transpose()?;
+        for &token in prompt {
+            sampler.accept(token.0);
         }
-        let mask = constraint.as_mut().map(Constraint::mask).transpose()?;
-        let token = TokenId(sampler.sample(&logits[..possible], mask.map(TokenMask::new))?);
-        sampler.accept(token.0);
-        if let Some(constraint) = &mut constraint {
+        Ok(Self {
+            tokenizer: Arc::clone(text.tokenizer()),
+            sampler,
+            constraint,
+            stop: StopMatcher::new(&config.stop)?,
+            utf8: Utf8Stream::new(),
+            max_tokens: config.max_tokens.unwrap_or(usize::MAX),
+            logprobs: config.logprobs,
+            shown_tokens: config.shown_tokens.clone(),
+            out: Generation {
+                text: String::new(),
+                tokens: Vec::new(),
+                logprobs: Vec::new(),
+                finish: Finish::Length,
+                stats: Stats { prompt_tokens: prompt.len(), ..Stats::default() },
+            },
+        })
+    }
+
+    /// Whether not a single token is wanted.
+    pub fn is_over(&self) -> bool {
+        self.out.tokens.len() >= self.max_tokens
+    }
+
+    /// What was said so far.
+    pub fn so_far(&mut self) -> &mut Generation {
+        &mut self.out
+    }
+
+    /// The whole answer.
+    pub fn into_generation(self) -> Generation {
+        self.out
+    }
+
+    /// Chooses the next token from the logits before it and hands over what text becomes certain. The token, which is to be
+    /// appended to get the next logits; or `None` when the answer has ended, for the reason that its `finish` names. `is_full`:
+    /// there is no room to append one.
+    ///
+    /// # Errors
+    /// When no token fits the constraint any more, or its work exceeds a limit.
+    pub fn choose(
+        &mut self,
+        logits: &[f32],
+        is_full: bool,
+        on_piece: &mut dyn FnMut(&Piece<'_>) -> ControlFlow<()>,
+    ) -> Result<Option<TokenId>> {
+        // A model may have more rows than its vocabulary has tokens, to fill up a block.
+        let logits = &logits[..self.tokenizer.n_tokens().min(logits.len())];
+        let mask = self.constraint.as_mut().map(Constraint::mask).transpose()?;
+        let token = TokenId(self.sampler.sample(logits, mask.map(TokenMask::new))?);
+        self.sampler.accept(token.0);
+        if let Some(constraint) = &mut self.constraint {
             constraint.accept(token)?;
         }
-        out.tokens.push(token);
-        out.logprobs.extend(config.logprobs.map(|n| TokenLogProbs::of(&logits[..possible], token, n)));
-        if tokenizer.is_end_of_generation(token) {
-            break Finish::EndOfText;
+        self.out.tokens.push(token);
+        self.out.logprobs.extend(self.logprobs.map(|n| TokenLogProbs::of(logits, token, n)));
+        if self.tokenizer.is_end_of_generation(token) {
+            self.end(Finish::EndOfText, on_piece);
+            return Ok(None);
         }
-        let text = decoder.push(token)?;
-        let mark = if config.shown_tokens.contains(&token) { tokenizer.piece(token) } else { None };
-        let step = stop.push(mark.unwrap_or(text));
-        out.text.push_str(&step.text);
-        let piece = Piece { text: &step.text, token: Some(token), logprobs: out.logprobs.last() };
+        let bytes = self.tokenizer.bytes_shown(token, false)?;
+        let text = self.utf8.push(bytes);
+        let mark = if self.shown_tokens.contains(&token) { self.tokenizer.piece(token) } else { None };
+        let step = self.stop.push(mark.unwrap_or(text));
+        self.out.text.push_str(&step.text);
+        let piece = Piece { text: &step.text, token: Some(token), logprobs: self.out.logprobs.last() };
         let wanted = on_piece(&piece);
         if let Some(index) = step.stop {
             // The answer is over: whether the caller wants more changes nothing.
-            out.finish = Finish::Stop(index);
-            return Ok(());
+            self.out.finish = Finish::Stop(index);
+            return Ok(None);
         }
-        if wanted.is_break() {
-            break Finish::Cancelled;
-        }
-        // Checked before the pass that would compute a token nobody wants.
-        if out.tokens.len() >= max_tokens {
-            break Finish::Length;
-        }
-        if source.is_full() {
-            break Finish::Context;
-        }
-        logits = source.append_token(token)?;
-    };
-    // Bytes of a character that is not whole become text now, which may complete a stop string.
-    let mut rest = stop.push(decoder.finish());
-    match rest.stop {
-        Some(index) if out.finish != Finish::Cancelled => out.finish = Finish::Stop(index),
-        _ => rest.text.push_str(&stop.finish()),
+        // Looked at before the pass that would compute a token nobody wants.
+        let finish = if wanted.is_break() {
+            Finish::Cancelled
+        } else if self.is_over() {
+            Finish::Length
+        } else if is_full {
+            Finish::Context
+        } else {
+            return Ok(Some(token));
+        };
+        self.end(finish, on_piece);
+        Ok(None)
     }
-    out.text.push_str(&rest.text);
-    if out.finish == Finish::EndOfText {
-        let _ = on_piece(&Piece { text: &rest.text, token: out.tokens.last().copied(), logprobs: out.logprobs.last() });
-    } else if !rest.text.is_empty() && out.finish != Finish::Cancelled {
-        let _ = on_piece(&Piece { text: &rest.text, token: None, logprobs: None });
+
+    /// Ends the answer from outside.
+    pub fn end(&mut self, finish: Finish, on_piece: &mut dyn FnMut(&Piece<'_>) -> ControlFlow<()>) {
+        self.out.finish = finish;
+        // Bytes of a character that is not whole become text now, which may complete a stop string.
+        let mut rest = self.stop.push(self.utf8.finish());
+        match rest.stop {
+            Some(index) if finish != Finish::Cancelled => self.out.finish = Finish::Stop(index),
+            _ => rest.text.push_str(&self.stop.finish()),
+        }
+        self.out.text.push_str(&rest.text);
+        if self.out.finish == Finish::EndOfText {
+            let (token, logprobs) = (self.out.tokens.last().copied(), self.out.logprobs.last());
+            let _ = on_piece(&Piece { text: &rest.text, token, logprobs });
+        } else if !rest.text.is_empty() && self.out.finish != Finish::Cancelled {
+            let _ = on_piece(&Piece { text: &rest.text, token: None, logprobs: None });
+        }
+    }
+}
+
+/// Generates from `logits`, those after the prompt, to the answer's end. `on_piece` is called for every token, with what text
+/// became certain.
+pub(crate) fn decode(
+    source: &mut dyn TokenSource,
+    answer: &mut AnswerState,
+    mut logits: Vec<f32>,
+    on_piece: &mut dyn FnMut(&Piece<'_>) -> ControlFlow<()>,
+) -> Result<()> {
+    if answer.is_over() {
+        answer.end(Finish::Length, on_piece);
+        return Ok(());
+    }
+    while let Some(token) = answer.choose(&logits, source.is_full(), on_piece)? {
+        logits = source.append_token(token)?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! One vector for a text: the states of its tokens, pooled and brought to length one.
 
-use hublabio_engine::{Input, Pooling};
-use hublabio_tokenizer::{EncodeOptions, TokenId};
+use hublabio_engine::{Input, KvCache, Pooling, Row, Runner};
+use hublabio_tokenizer::TokenId;
 
 use super::InferenceEngine;
 use super::engine::PREFILL_ROWS;
@@ -13,7 +13,7 @@ impl InferenceEngine {
     /// # Errors
     /// When the file holds no tokenizer, or the text cannot be expressed.
     pub fn embedding_prompt(&self, text: &str) -> Result<Vec<TokenId>> {
-        Ok(self.tokenizer()?.encode(text, EncodeOptions::default())?)
+        self.text()?.embedding_prompt(text)
     }
 
     /// How this model's embeddings are pooled where nothing else is asked for: as the file says, else the mean for an
@@ -29,19 +29,8 @@ impl InferenceEngine {
     /// # Errors
     /// When there are no ids or more than the context holds, one is out of the vocabulary, or a number is not finite.
     pub fn embed(&mut self, ids: &[TokenId], pooling: Pooling) -> Result<Vec<f32>> {
-        let d = self.model().hyperparameters().d_model;
-        let states = self.states(ids, |i| match pooling {
-            Pooling::Mean => true,
-            Pooling::First => i == 0,
-            Pooling::Last => i + 1 == ids.len(),
-        })?;
-        let mut sum = vec![0.0f64; d];
-        for state in states.chunks_exact(d) {
-            sum.iter_mut().zip(state).for_each(|(sum, &x)| *sum += f64::from(x));
-        }
-        // The mean and the sum have the same direction.
-        let length = sum.iter().map(|x| x * x).sum::<f64>().sqrt();
-        Ok(sum.iter().map(|x| if length > 0.0 { (x / length) as f32 } else { 0.0 }).collect())
+        let states = self.states(ids, |i| is_pooled(pooling, i, ids.len()))?;
+        Ok(pooled(&states, self.model().hyperparameters().d_model))
     }
 
     /// The states after the last norm of those tokens that are wanted, `[wanted, d_model]`. Forgets the conversation.
@@ -74,4 +63,68 @@ impl InferenceEngine {
         }
         Ok(())
     }
+}
+
+/// Whether a token's state is part of the embedding of `n` tokens.
+fn is_pooled(pooling: Pooling, at: usize, n: usize) -> bool {
+    match pooling {
+        Pooling::Mean => true,
+        Pooling::First => at == 0,
+        Pooling::Last => at + 1 == n,
+    }
+}
+
+/// The mean of states, of length 1.
+fn pooled(states: &[f32], d_model: usize) -> Vec<f32> {
+    let mut sum = vec![0.0f64; d_model];
+    for state in states.chunks_exact(d_model) {
+        sum.iter_mut().zip(state).for_each(|(sum, &x)| *sum += f64::from(x));
+    }
+    // The mean and the sum have the same direction.
+    let length = sum.iter().map(|x| x * x).sum::<f64>().sqrt();
+    sum.iter().map(|x| if length > 0.0 { (x / length) as f32 } else { 0.0 }).collect()
+}
+
+/// The embedding of a text on a sequence of its own; as [`InferenceEngine::embed`].
+pub(crate) fn embed_sequence(
+    runner: &mut Runner,
+    cache: &mut KvCache,
+    context: usize,
+    ids: &[TokenId],
+    pooling: Pooling,
+) -> Result<Vec<f32>> {
+    let (d_model, causal, trained) = {
+        let h = runner.model().hyperparameters();
+        (h.d_model, h.causal, h.context_length)
+    };
+    if ids.is_empty() {
+        return Err(Error::EmptyPrompt);
+    }
+    if ids.len() > context {
+        return Err(Error::PromptTooLong { prompt: ids.len(), context, trained });
+    }
+    let sequence = cache.create_for(context);
+    let mut states = Vec::new();
+    // An encoder's tokens see each other: they go through in one piece.
+    let chunk = if causal { PREFILL_ROWS } else { ids.len() };
+    let mut computed = Ok(());
+    for (i, part) in ids.chunks(chunk).enumerate() {
+        let row = |(at, token): (usize, &TokenId)| Row {
+            sequence,
+            position: (i * chunk + at) as u32,
+            token: token.0,
+            wanted: is_pooled(pooling, i * chunk + at, ids.len()),
+        };
+        let rows: Vec<Row> = part.iter().enumerate().map(row).collect();
+        match runner.states(cache, &rows, Input::Tokens) {
+            Ok(found) => states.extend_from_slice(found),
+            Err(error) => {
+                computed = Err(error);
+                break;
+            }
+        }
+    }
+    cache.remove(sequence)?;
+    computed?;
+    Ok(pooled(&states, d_model))
 }

@@ -5,21 +5,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use hublabio_chat::constraint::{Constraint, ConstraintCompiler, ConstraintConfig};
-use hublabio_engine::sampling::{LogProbs, Sampler, SamplingConfig};
+use hublabio_chat::constraint::{Constraint, ConstraintConfig};
+use hublabio_engine::sampling::{LogProbs, SamplingConfig};
 use hublabio_engine::{
     Architecture, Input, Isa, KvCache, KvType, Model, ProductObserver, Row, Runner, SequenceId, Shard, ThreadTeam,
 };
 use hublabio_gguf::GgufFile;
-use hublabio_tokenizer::{EncodeOptions, TokenId, Tokenizer};
+use hublabio_tokenizer::{TokenId, Tokenizer};
 
 use super::AdapterConfig;
-use super::chat::{TemplateResult, template_of};
-use super::decode::{Choice, TokenSource, decode};
+use super::chat::ModelText;
+use super::decode::{AnswerState, TokenSource, decode};
 use super::description::find_description;
-use super::dry_breakers::dry_breakers;
-use super::stop::StopMatcher;
-use super::vocabulary::take_tokenizer;
 use crate::error::{Error, Result};
 
 /// Rows of a prompt that one forward pass takes.
@@ -27,7 +24,7 @@ pub(super) const PREFILL_ROWS: usize = 256;
 /// Rows of one pass where every row's logits are wanted: they are as wide as the vocabulary.
 pub(super) const LOGIT_ROWS: usize = 64;
 /// Context where nothing is asked for and the model would take more. Memory follows use, not this limit.
-const DEFAULT_CONTEXT_MAX: usize = 32 * 1024;
+pub(crate) const DEFAULT_CONTEXT_MAX: usize = 32 * 1024;
 /// Most alternatives whose log probability can be asked for.
 pub const LOGPROBS_MAX: usize = 100;
 
@@ -226,10 +223,8 @@ pub struct InferenceEngine {
     pub(super) runner: Runner,
     pub(super) cache: KvCache,
     model: Arc<Model>,
-    tokenizer: Option<Arc<Tokenizer>>,
-    pub(super) template: Option<Arc<TemplateResult>>,
-    /// The vocabulary as constraints need it, once one was asked for.
-    constraints: Option<ConstraintCompiler>,
+    /// `None` where the file holds no tokenizer.
+    pub(super) text: Option<ModelText>,
     pub(super) notices: Vec<String>,
     context: usize,
     /// The sequence of the conversation, and its tokens.
@@ -272,11 +267,8 @@ impl InferenceEngine {
     }
 
     fn new(mut file: GgufFile, config: &ModelConfig, team: Option<&Arc<ThreadTeam>>, start: Instant) -> Result<Self> {
-        let tokenizer = match take_tokenizer(&mut file) {
-            Ok(tokenizer) => Some(Arc::new(tokenizer)),
-            Err(Error::NoTokenizer) => None,
-            Err(error) => return Err(error),
-        };
+        let mut notices = Vec::new();
+        let text = ModelText::take(&mut file, &mut notices)?;
         let file = Arc::new(file);
         let description = match &config.architecture {
             Some(description) => Some(description.clone()),
@@ -290,15 +282,9 @@ impl InferenceEngine {
         }
         // A model may have more rows than its vocabulary has tokens, but not fewer.
         let vocab_size = model.hyperparameters().vocab_size;
-        if let Some(n_tokens) = tokenizer.as_ref().map(|t| t.n_tokens()).filter(|&n| n > vocab_size) {
+        if let Some(n_tokens) = text.as_ref().map(|text| text.tokenizer().n_tokens()).filter(|&n| n > vocab_size) {
             return Err(Error::VocabularyTooLarge { n_tokens, vocab_size });
         }
-        let mut notices: Vec<String> = tokenizer.iter().flat_map(|t| t.warnings().to_vec()).collect();
-        let template = match &tokenizer {
-            // A broken template stops chat, not the rest.
-            Some(tokenizer) => Some(Arc::new(template_of(&file, tokenizer, &mut notices)?)),
-            None => None,
-        };
         let team = match (team, config.threads) {
             (Some(team), _) => Arc::clone(team),
             (None, Some(threads)) => Arc::new(ThreadTeam::new(threads)),
@@ -307,19 +293,8 @@ impl InferenceEngine {
         let runner = Runner::on_team(Arc::clone(&model), team, config.isa.unwrap_or_else(Isa::best));
         let mut cache = model.new_cache(context, config.kv.unwrap_or_else(|| model.default_kv()));
         let sequence = cache.create_for(context);
-        let mut engine = Self {
-            runner,
-            cache,
-            model,
-            tokenizer,
-            template,
-            constraints: None,
-            notices,
-            context,
-            sequence,
-            tokens: Vec::new(),
-            load_s: 0.0,
-        };
+        let mut engine =
+            Self { runner, cache, model, text, notices, context, sequence, tokens: Vec::new(), load_s: 0.0 };
         engine.set_adapters(&config.adapters)?;
         engine.load_s = start.elapsed().as_secs_f64();
         Ok(engine)
@@ -335,9 +310,7 @@ impl InferenceEngine {
             runner: Runner::on_team(Arc::clone(&self.model), team, self.runner.isa()),
             cache,
             model: Arc::clone(&self.model),
-            tokenizer: self.tokenizer.clone(),
-            template: self.template.clone(),
-            constraints: self.constraints.clone(),
+            text: self.text.clone(),
             notices: Vec::new(),
             context: self.context,
             sequence,
@@ -393,12 +366,15 @@ impl InferenceEngine {
     /// # Errors
     /// When the file holds none.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
-        self.tokenizer.as_deref().ok_or(Error::NoTokenizer)
+        Ok(self.text()?.tokenizer())
     }
 
-    /// As [`tokenizer`](Self::tokenizer), to keep.
-    pub(crate) fn shared_tokenizer(&self) -> Result<Arc<Tokenizer>> {
-        self.tokenizer.as_ref().map(Arc::clone).ok_or(Error::NoTokenizer)
+    /// The model without its weights: tokenizer, chat template, constraints.
+    ///
+    /// # Errors
+    /// When the file holds no tokenizer.
+    pub fn text(&self) -> Result<&ModelText> {
+        self.text.as_ref().ok_or(Error::NoTokenizer)
     }
 
     /// A text as it stands as a prompt; BOS first where the model wants it.
@@ -406,20 +382,15 @@ impl InferenceEngine {
     /// # Errors
     /// When the file holds no tokenizer, or the text cannot be expressed.
     pub fn raw_prompt(&self, text: &str) -> Result<Vec<TokenId>> {
-        let options = EncodeOptions { add_eos: Some(false), ..EncodeOptions::default() };
-        Ok(self.tokenizer()?.encode(text, options)?)
+        self.text()?.raw_prompt(text)
     }
 
     /// Compiles a constraint, as [`generate`](Self::generate) does before it computes anything.
     ///
     /// # Errors
     /// When it cannot be honoured, or the file holds no tokenizer.
-    pub fn compile_constraint(&mut self, config: &ConstraintConfig) -> Result<Constraint> {
-        let compiler = match &self.constraints {
-            Some(compiler) => compiler.clone(),
-            None => ConstraintCompiler::new(self.tokenizer()?)?,
-        };
-        Ok(self.constraints.insert(compiler).compile(config)?)
+    pub fn compile_constraint(&self, config: &ConstraintConfig) -> Result<Constraint> {
+        self.text()?.compile_constraint(config)
     }
 
     /// Generates a continuation of `prompt`, handing over text as it becomes known, in whole characters.
@@ -448,28 +419,18 @@ impl InferenceEngine {
         config: &GenerationConfig,
         on_piece: &mut dyn FnMut(&Piece<'_>) -> ControlFlow<()>,
     ) -> Result<Generation> {
-        let mut sampler = self.sampler(config)?;
-        let mut stop = StopMatcher::new(&config.stop)?;
         self.check_length(prompt)?;
-        let constraint = config.constraint.as_ref().map(|config| self.compile_constraint(config)).transpose()?;
-        for &token in prompt {
-            sampler.accept(token.0);
-        }
+        let mut answer = AnswerState::new(self.text()?, prompt, config)?;
         let start = Instant::now();
         let shared = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         // The last token is always computed: its logits are needed.
         let cached = self.keep(shared.min(prompt.len() - 1))?;
+        answer.so_far().stats.cached_tokens = cached;
 
-        let mut out = Generation {
-            text: String::new(),
-            tokens: Vec::new(),
-            logprobs: Vec::new(),
-            finish: Finish::Length,
-            stats: Stats { prompt_tokens: prompt.len(), cached_tokens: cached, ..Stats::default() },
-        };
         let mut logits = Vec::new();
         for (i, rows) in prompt[cached..].chunks(PREFILL_ROWS).enumerate() {
             if i > 0 && on_piece(&Piece { text: "", token: None, logprobs: None }).is_break() {
+                let mut out = answer.into_generation();
                 out.finish = Finish::Cancelled;
                 out.stats.prompt_tokens = cached + i * PREFILL_ROWS;
                 out.stats.prompt_s = start.elapsed().as_secs_f64();
@@ -478,13 +439,11 @@ impl InferenceEngine {
             logits = self.append(rows)?;
         }
         let mut prompt_done = None;
-        let tokenizer = self.shared_tokenizer()?;
-        let choice = Choice { tokenizer: &tokenizer, sampler: &mut sampler, constraint, stop: &mut stop, config };
-        let ended = decode(self, choice, logits, &mut out, &mut |piece| {
+        decode(self, &mut answer, logits, &mut |piece| {
             prompt_done.get_or_insert_with(Instant::now);
             on_piece(piece)
-        });
-        ended?;
+        })?;
+        let mut out = answer.into_generation();
         let prompt_done = prompt_done.unwrap_or_else(Instant::now);
         out.stats.generated_tokens = out.tokens.len();
         out.stats.prompt_s = (prompt_done - start).as_secs_f64();
@@ -492,23 +451,6 @@ impl InferenceEngine {
         let mean_length = prompt.len() + out.tokens.len() / 2;
         out.stats.bytes_per_token = self.weight_bytes() + self.cache.bytes_read_at(mean_length) as u64;
         Ok(out)
-    }
-
-    /// The sampler for an answer; what the engine cannot check about it is checked here.
-    pub(crate) fn sampler(&self, config: &GenerationConfig) -> Result<Sampler> {
-        let tokenizer = self.tokenizer()?;
-        let n_tokens = tokenizer.n_tokens();
-        if let Some(&(token, _)) = config.sampling.logit_bias.iter().find(|bias| bias.0 as usize >= n_tokens) {
-            return Err(Error::BiasOfUnknownToken { token, n_tokens });
-        }
-        if let Some(asked) = config.logprobs.filter(|&n| n > LOGPROBS_MAX) {
-            return Err(Error::TooManyLogProbs { asked, max: LOGPROBS_MAX });
-        }
-        let mut sampling = config.sampling.clone();
-        if let Some(dry) = &mut sampling.dry {
-            dry.breakers.extend(dry_breakers(tokenizer, &config.dry_breakers)?);
-        }
-        Ok(Sampler::new(sampling)?)
     }
 
     /// The logits after the last of `ids`, or after each of them, `[vocab_size]` each.

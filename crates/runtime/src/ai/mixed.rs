@@ -9,9 +9,8 @@ use std::time::Instant;
 use hublabio_moe::Mixture;
 use hublabio_tokenizer::TokenId;
 
-use super::decode::{Choice, TokenSource, decode};
-use super::engine::{Finish, Generation, GenerationConfig, InferenceEngine, LOGIT_ROWS, PREFILL_ROWS, Piece, Stats};
-use super::stop::StopMatcher;
+use super::decode::{AnswerState, TokenSource, decode};
+use super::engine::{Finish, Generation, GenerationConfig, InferenceEngine, LOGIT_ROWS, PREFILL_ROWS, Piece};
 use crate::error::{Error, Result};
 
 /// What reading a prompt told.
@@ -205,19 +204,7 @@ pub(crate) fn generate_mixed(
     let start = Instant::now();
     let first =
         members.iter().flatten().next().ok_or_else(|| Error::Expert("no member of the mixture is there".into()))?;
-    let tokenizer = first.engine.shared_tokenizer()?;
-    let mut sampler = first.engine.sampler(config)?;
-    let mut stop = StopMatcher::new(&config.stop)?;
-    let mut out = Generation {
-        text: String::new(),
-        tokens: Vec::new(),
-        logprobs: Vec::new(),
-        finish: Finish::Length,
-        stats: Stats { prompt_tokens: first.prompt.len(), ..Stats::default() },
-    };
-    for token in &first.prompt {
-        sampler.accept(token.0);
-    }
+    let mut answer = AnswerState::new(first.engine.text()?, &first.prompt, config)?;
     let mut voices = Vec::with_capacity(members.len());
     for (i, member) in members.into_iter().enumerate() {
         let Some(Member { engine, prompt, question }) = member else {
@@ -225,8 +212,8 @@ pub(crate) fn generate_mixed(
             continue;
         };
         if i > 0 && on_piece(&Piece { text: "", token: None, logprobs: None }).is_break() {
-            out.finish = Finish::Cancelled;
-            return Ok(out);
+            answer.end(Finish::Cancelled, on_piece);
+            return Ok(answer.into_generation());
         }
         let logits = match engine.read_prompt(&prompt, question) {
             Ok(reading) => {
@@ -243,10 +230,10 @@ pub(crate) fn generate_mixed(
     }
     let mut chorus = Chorus { voices, mixture, failed };
     let logits = chorus.next()?;
-    out.stats.prompt_s = start.elapsed().as_secs_f64();
+    answer.so_far().stats.prompt_s = start.elapsed().as_secs_f64();
     let decoding = Instant::now();
-    let choice = Choice { tokenizer: &tokenizer, sampler: &mut sampler, constraint: None, stop: &mut stop, config };
-    decode(&mut chorus, choice, logits, &mut out, on_piece)?;
+    decode(&mut chorus, &mut answer, logits, on_piece)?;
+    let mut out = answer.into_generation();
     out.stats.decode_s = decoding.elapsed().as_secs_f64();
     out.stats.generated_tokens = out.tokens.len();
     Ok(out)

@@ -3,7 +3,7 @@
 mod adapters;
 mod bench;
 mod chat;
-mod decode;
+pub(crate) mod decode;
 mod description;
 mod dry_breakers;
 mod embed;
@@ -19,17 +19,22 @@ mod vocabulary;
 
 pub use adapters::AdapterConfig;
 pub use bench::{BenchOptions, BenchReport, Series};
-pub use chat::{ChatOptions, ChatPrompt, TemplateSource, chat_templates};
+pub use chat::{ChatOptions, ChatPrompt, ModelText, TemplateSource, chat_templates};
 pub(crate) use description::find_description;
 pub use description::{parse_architecture, read_architecture};
 pub use dry_breakers::{DRY_BREAKER_BYTES_MAX, DRY_BREAKERS_MAX};
+pub(crate) use embed::embed_sequence;
+pub(crate) use engine::DEFAULT_CONTEXT_MAX;
 pub use engine::{
     Finish, Generation, GenerationConfig, InferenceEngine, LOGPROBS_MAX, ModelConfig, Piece, Stats, TokenLogProbs,
 };
 pub use hublabio_chat::{
-    Answer, BUILTINS, Content, Event, Json, Malformed, Message, OutputParser, Tool, ToolCall, ToolFormat, constraint,
+    Answer, BUILTINS, CallForm, Content, Event, Json, Malformed, Message, OutputParser, Tool, ToolCall, ToolFormat,
+    constraint,
 };
-pub use hublabio_engine::{Architecture, Isa, KvType, Pooling, architecture, sampling, sampling::SamplingConfig};
+pub use hublabio_engine::{
+    Architecture, Error as EngineError, Isa, KvType, Pooling, architecture, sampling, sampling::SamplingConfig,
+};
 pub use hublabio_tokenizer as tokenizer;
 pub use hublabio_tokenizer::TokenId;
 pub use importance_collection::CollectionOptions;

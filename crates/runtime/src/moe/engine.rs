@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use hublabio_engine::ThreadTeam;
 use hublabio_moe::{
     Calibration, ExpertBackend as _, ExpertConfig, ExpertId, ExpertProfile, Flow, RouteQuery, Router, RouterConfig,
     RoutingDecision, RoutingEvidence, RoutingStrategy, SharedRouter, Swarm, SwarmAnswer, SwarmPiece, SwarmRequest,
@@ -93,11 +94,19 @@ impl SwarmEngine {
     /// # Errors
     /// When a file cannot be read, or says what cannot be: with file, line and key.
     pub fn open(folder: Option<&Path>, config: &FleetConfig) -> Result<Self> {
+        Self::open_on(folder, config, None)
+    }
+
+    /// As [`open`](Self::open), computing on a team that others use, too: that of a [`Node`](crate::node::Node).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_on(folder: Option<&Path>, config: &FleetConfig, team: Option<Arc<ThreadTeam>>) -> Result<Self> {
         let spec = match folder {
             Some(folder) => SwarmSpec::read(folder)?,
             None => SwarmSpec::builtin()?,
         };
-        Self::with_spec(spec, folder.map(Path::to_owned), config)
+        Self::start(spec, folder.map(Path::to_owned), config, team)
     }
 
     /// A swarm of these experts; `config`'s settings hold in place of those of `spec` where they are given.
@@ -105,10 +114,19 @@ impl SwarmEngine {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn with_spec(spec: SwarmSpec, folder: Option<PathBuf>, config: &FleetConfig) -> Result<Self> {
+        Self::start(spec, folder, config, None)
+    }
+
+    fn start(
+        spec: SwarmSpec,
+        folder: Option<PathBuf>,
+        config: &FleetConfig,
+        team: Option<Arc<ThreadTeam>>,
+    ) -> Result<Self> {
         let given = config.settings.as_ref().map(|settings| settings.bytes_max);
         let config =
             FleetConfig { settings: config.settings.clone().or_else(|| Some(spec.settings.clone())), ..config.clone() };
-        let fleet = Fleet::start(&spec.experts, &config)?;
+        let fleet = Fleet::start_on(&spec.experts, &config, team)?;
         let router = SharedRouter::new(Router::new(RouterConfig::default())?);
         let state = State {
             spec: SwarmSpec { experts: Vec::new(), ..spec.clone() },

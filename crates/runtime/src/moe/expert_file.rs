@@ -1,8 +1,6 @@
 //! An expert's description in TOML: `docs/SWARM.md` lists the entries. Which files belong to a swarm is `folder.rs`'s
 //! business.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +10,7 @@ use serde::Deserialize;
 use crate::ai::{AdapterConfig, GenerationConfig, SamplingConfig};
 use crate::error::{Error, Result};
 use crate::toml_text;
+pub(super) use crate::toml_text::read_bounded;
 
 /// A description is a few pages.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -189,19 +188,6 @@ impl Neighbours for Beside<'_> {
     fn adapter(&self, name: &str) -> std::result::Result<PathBuf, String> {
         Ok(self.0.join(name))
     }
-}
-
-/// Reads a text of at most `bytes_max` bytes; the error says what is wrong with it, without its path.
-pub(super) fn read_bounded(path: &Path, bytes_max: u64) -> std::result::Result<String, String> {
-    let mut text = String::new();
-    // One byte more than allowed shows that it is too long; a device has no end.
-    File::open(path)
-        .and_then(|file| file.take(bytes_max + 1).read_to_string(&mut text))
-        .map_err(|cause| format!("{} cannot be read: {cause}", path.display()))?;
-    if text.len() as u64 > bytes_max {
-        return Err(format!("{} is longer than {bytes_max} bytes", path.display()));
-    }
-    Ok(text)
 }
 
 /// Reads a description from a file; `None` for one that is switched off (`enabled = false`), with its name.

@@ -37,7 +37,7 @@ pub(super) fn facts(spec: &ExpertSpec) -> Result<ModelFacts> {
 
 /// Opens a model without reading its weights, for a conversation of `context` positions.
 pub(super) fn facts_of(source: &ModelSource, context: Option<usize>) -> Result<ModelFacts> {
-    let file = Arc::new(open(source)?);
+    let file = Arc::new(open_source(source)?);
     let file_bytes = file.total_bytes();
     let tokenizer_hash = tokenizer_hash(&file);
     let model = Model::open_described(Arc::clone(&file), &Shard::whole(), find_description(&file)?)?;
@@ -66,7 +66,8 @@ fn context_of(asked: Option<usize>, trained: usize) -> Result<usize> {
     if context > trained { Err(Error::ContextTooLong { asked: context, trained }) } else { Ok(context) }
 }
 
-fn open(source: &ModelSource) -> Result<GgufFile> {
+/// Opens a model's file.
+pub(crate) fn open_source(source: &ModelSource) -> Result<GgufFile> {
     Ok(match source {
         ModelSource::File(path) => GgufFile::open(path)?,
         ModelSource::Builtin(name) => {

@@ -130,6 +130,15 @@ impl Fleet {
     /// # Errors
     /// When a limit in `config` is out of range, or no thread can be started.
     pub fn start(experts: &[ExpertSpec], config: &FleetConfig) -> Result<Self> {
+        Self::start_on(experts, config, None)
+    }
+
+    /// As [`start`](Self::start), computing on a team that others use, too.
+    pub(crate) fn start_on(
+        experts: &[ExpertSpec],
+        config: &FleetConfig,
+        team: Option<Arc<ThreadTeam>>,
+    ) -> Result<Self> {
         let settings = config.settings.clone().unwrap_or_default();
         let cache = ExpertCache::new(CacheConfig {
             wait_ms_max: settings.wait_ms_max,
@@ -142,7 +151,7 @@ impl Fleet {
             cache,
             start: Instant::now(),
             config: config.clone(),
-            team: None,
+            team,
             experts: HashMap::new(),
             bases: HashMap::new(),
             base_ids: HashMap::new(),
@@ -826,7 +835,7 @@ fn stamps(spec: &ExpertSpec) -> Vec<Stamp> {
 }
 
 /// What a panic said.
-fn what_panicked(panic: &(dyn std::any::Any + Send)) -> String {
+pub(crate) fn what_panicked(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
     format!("it crashed: {}", text.as_deref().unwrap_or("without a word"))

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::expert_file::read_bounded;
 use super::folder::{SETTINGS_FILE, SwarmSpec};
+use crate::config::parse_bytes;
 use crate::error::{Error, Result};
 use crate::toml_text;
 
@@ -236,38 +237,12 @@ pub fn synthesis_name(strategy: SynthesisStrategy) -> &'static str {
     SYNTHESES.iter().find(|(_, known)| *known == strategy).map_or("best", |(name, _)| name)
 }
 
-/// A number of bytes: `1073741824`, `512 MiB`, `4GiB`, `1.5 GB`.
-///
-/// # Errors
-/// When it is none, in words that say what is possible.
-pub fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
-    let bad = || format!("`{text}` is no number of bytes: 512 MiB, 4GiB, 1.5 GB or 1073741824 are");
-    let trimmed = text.trim();
-    let end = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
-    let number: f64 = trimmed[..end].parse().map_err(|_| bad())?;
-    let unit = match trimmed[end..].trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1.0,
-        "kb" => 1e3,
-        "mb" => 1e6,
-        "gb" => 1e9,
-        "kib" | "k" => 1024.0,
-        "mib" | "m" => 1_048_576.0,
-        "gib" | "g" => 1_073_741_824.0,
-        _ => return Err(bad()),
-    };
-    let bytes = number * unit;
-    if !bytes.is_finite() || !(1.0..9e18).contains(&bytes) {
-        return Err(bad());
-    }
-    Ok(bytes as u64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn strategies_and_sizes_are_read() {
+    fn strategies_are_read() {
         assert_eq!(parse_routing("single"), Ok(RoutingStrategy::Single));
         assert_eq!(parse_routing("top:3"), Ok(RoutingStrategy::TopK(3)));
         assert_eq!(parse_routing("threshold:0.25"), Ok(RoutingStrategy::Threshold(0.25)));
@@ -280,13 +255,6 @@ mod tests {
         }
         assert_eq!(parse_synthesis("Weighted-Average"), Ok(SynthesisStrategy::WeightedAverage));
         assert!(parse_synthesis("mean").unwrap_err().contains("voting"));
-        assert_eq!(parse_bytes("512 MiB"), Ok(512 << 20));
-        assert_eq!(parse_bytes("4GiB"), Ok(4 << 30));
-        assert_eq!(parse_bytes("1.5 GB"), Ok(1_500_000_000));
-        assert_eq!(parse_bytes("17"), Ok(17));
-        for wrong in ["", "GiB", "-1", "1 TiB of RAM", "1e400", "0", "99999999999 GiB", "1.2.3"] {
-            assert!(parse_bytes(wrong).is_err(), "{wrong}");
-        }
     }
 
     #[test]
