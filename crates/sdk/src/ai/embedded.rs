@@ -1,0 +1,524 @@
+//! An engine in this process in place of a service: the same requests, the same answers, no sockets.
+//!
+//! What it does with a request is what the service does, but for tool calls that are enforced, which it refuses by name.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use hublabio_runtime::ai::constraint::{ConstraintConfig, ConstraintSource};
+use hublabio_runtime::ai::sampling::{Dry, DynamicTemperature, Mirostat, SamplerStep, SamplingConfig, Xtc};
+use hublabio_runtime::ai::tokenizer::EncodeOptions;
+use hublabio_runtime::ai::{
+    ChatOptions, DEFAULT_MODEL_NAME, Event, Finish, Generation, GenerationConfig, Message, ModelText, OutputParser,
+    TokenId, TokenLogProbs, Tool,
+};
+use hublabio_runtime::moe::ModelSource;
+use hublabio_runtime::node::{
+    AnswerEvent, AnswerSink, BuiltinCatalog, CatalogModel, GenerationRequest, KeepAlive, ModelCatalog, Node,
+    NodeConfig, ServedModel,
+};
+use serde_json::Value as Json;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::error::{Error, Result};
+use crate::wire::openai as wire;
+use crate::wire::own;
+
+/// The chunks of an answer, and what tells the engine that nobody listens.
+type Chunks = (UnboundedReceiver<Result<wire::ChatCompletionChunk>>, Arc<AtomicBool>);
+
+/// Work that waits, away from the thread that asks for it.
+pub(crate) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let ended = tokio::task::spawn_blocking(work).await;
+    ended.unwrap_or_else(|error| Err(Error::Thread(error.to_string())))
+}
+
+/// The built-in model by its name, and files by their paths.
+struct FileCatalog;
+
+impl ModelCatalog for FileCatalog {
+    fn find(&self, name: &str) -> hublabio_runtime::Result<CatalogModel> {
+        let path = PathBuf::from(name);
+        match path.metadata() {
+            Ok(metadata) if metadata.is_file() && name != DEFAULT_MODEL_NAME => Ok(CatalogModel {
+                name: name.into(),
+                source: ModelSource::File(path),
+                bytes: metadata.len(),
+                modified: metadata.modified().ok(),
+                sha256: None,
+            }),
+            _ => BuiltinCatalog.find(name),
+        }
+    }
+
+    fn list(&self) -> hublabio_runtime::Result<Vec<CatalogModel>> {
+        BuiltinCatalog.list()
+    }
+}
+
+/// An engine in this process.
+pub(crate) struct Embedded {
+    node: Node,
+}
+
+#[allow(
+    clippy::needless_pass_by_value,
+    clippy::unnecessary_wraps,
+    clippy::unused_self,
+    reason = "endpoints have one form: a request in, a result out"
+)]
+impl Embedded {
+    pub fn start() -> Result<Self> {
+        let node = Node::start(Arc::new(FileCatalog), NodeConfig::default()).map_err(of_runtime)?;
+        Ok(Self::on(node))
+    }
+
+    pub fn on(node: Node) -> Self {
+        Self { node }
+    }
+
+    fn model(&self, name: &str) -> Result<Arc<ServedModel>> {
+        self.node.model(name_of(name)).map_err(of_runtime)
+    }
+
+    pub fn load(&self, request: own::LoadRequest) -> Result<own::LoadResponse> {
+        let keep_alive = match request.keep_alive {
+            None => KeepAlive::AsBefore,
+            // What is negative means for as long as no other needs the memory.
+            Some(own::KeepAlive::Seconds(seconds)) => u64::try_from(seconds)
+                .map_or(KeepAlive::Forever, |seconds| KeepAlive::For(Duration::from_secs(seconds))),
+            Some(own::KeepAlive::Text(_)) => return Err(refused("keep_alive", "give a number of seconds")),
+        };
+        let begun = Instant::now();
+        self.node.load(name_of(&request.model), keep_alive).map_err(of_runtime)?;
+        Ok(own::LoadResponse { model: request.model, load_s: begun.elapsed().as_secs_f64() })
+    }
+
+    pub fn unload(&self, request: own::UnloadRequest) -> Result<own::UnloadResponse> {
+        let was_loaded = self.node.unload(&request.model).map_err(of_runtime)?;
+        Ok(own::UnloadResponse { model: request.model, was_loaded })
+    }
+
+    pub fn embed(&self, request: wire::EmbeddingRequest) -> Result<wire::EmbeddingList> {
+        let wire::EmbeddingInput::Texts(texts) = request.input else {
+            return Err(refused("input", "give a list of texts"));
+        };
+        let model = self.model(&request.model)?;
+        let text = model.text().map_err(of_runtime)?;
+        let prompts: hublabio_runtime::Result<Vec<_>> = texts.iter().map(|it| text.embedding_prompt(it)).collect();
+        let prompts = prompts.map_err(of_runtime)?;
+        let tokens = prompts.iter().map(|prompt| prompt.len() as u64).sum();
+        let vectors = self.node.embed(&model, prompts, None).map_err(of_runtime)?;
+        let data = vectors.into_iter().zip(0..).map(|(vector, index)| wire::Embedding {
+            object: "embedding".into(),
+            index,
+            embedding: wire::EmbeddingVector::Float(vector),
+        });
+        Ok(wire::EmbeddingList {
+            object: "list".into(),
+            data: data.collect(),
+            model: model.name().into(),
+            usage: wire::EmbeddingUsage { prompt_tokens: tokens, total_tokens: tokens },
+        })
+    }
+
+    pub fn tokenize(&self, request: own::TokenizeRequest) -> Result<own::TokenizeResponse> {
+        let model = self.model(&request.model)?;
+        let ends = if request.add_special == Some(true) { None } else { Some(false) };
+        let parse_special = request.parse_special == Some(true);
+        let options = EncodeOptions { add_bos: ends, add_eos: ends, parse_special };
+        let ids = model.text().map_err(of_runtime)?.tokenizer().encode(&request.text, options);
+        let ids = ids.map_err(|error| of_runtime(error.into()))?;
+        Ok(own::TokenizeResponse { ids: ids.into_iter().map(|id| id.0).collect() })
+    }
+
+    pub fn detokenize(&self, request: own::DetokenizeRequest) -> Result<own::DetokenizeResponse> {
+        let model = self.model(&request.model)?;
+        let ids: Vec<TokenId> = request.ids.into_iter().map(TokenId).collect();
+        let bytes = model.text().map_err(of_runtime)?.tokenizer().decode(&ids);
+        let bytes = bytes.map_err(|error| of_runtime(error.into()))?;
+        Ok(own::DetokenizeResponse { text: String::from_utf8_lossy(&bytes).into_owned() })
+    }
+
+    pub fn models(&self) -> Result<wire::ModelList> {
+        let loaded: Vec<String> = self.node.status().models.into_iter().map(|model| model.name).collect();
+        let model = |found: CatalogModel| wire::Model {
+            object: "model".into(),
+            created: found
+                .modified
+                .and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok())
+                .map_or(0, |since| since.as_secs()),
+            owned_by: "hublab".into(),
+            hublab: Some(wire::ModelFacts {
+                kind: "model".into(),
+                bytes: Some(found.bytes),
+                context_tokens: None,
+                loaded: Some(loaded.contains(&found.name)),
+            }),
+            id: found.name,
+        };
+        let data = self.node.catalog().map_err(of_runtime)?.into_iter().map(model).collect();
+        Ok(wire::ModelList { object: "list".into(), data })
+    }
+
+    pub fn ps(&self) -> Result<own::ProcessList> {
+        let status = self.node.status();
+        let model = |found: hublabio_runtime::node::LoadedModel| own::RunningModel {
+            model: found.name.clone(),
+            size: found.file_bytes + found.kv_bytes,
+            context_length: Some(found.context as u64),
+            hublab: Some(own::RunningModelState {
+                file_bytes: found.file_bytes,
+                kv_bytes: found.kv_bytes,
+                running: found.running as u64,
+                expires_in_s: found.expires_in.map(|after| after.as_secs_f64()),
+            }),
+            name: found.name,
+            ..own::RunningModel::default()
+        };
+        Ok(own::ProcessList {
+            hublab: Some(own::ServiceState {
+                max_memory: status.max_memory,
+                running: status.running as u64,
+                waiting: status.waiting as u64,
+                requests_done: status.requests_done,
+                requests_failed: status.requests_failed,
+                requests_cancelled: status.requests_cancelled,
+                prompt_tokens: status.prompt_tokens,
+                generated_tokens: status.generated_tokens,
+                loads: status.loads,
+            }),
+            models: status.models.into_iter().map(model).collect(),
+        })
+    }
+
+    pub fn health(&self) -> Result<own::Health> {
+        Ok(own::Health { status: "ok".into(), version: env!("CARGO_PKG_VERSION").into() })
+    }
+
+    pub fn chat_stream(&self, request: wire::ChatCompletionRequest) -> Result<Chunks> {
+        if request.hublab.as_ref().is_some_and(|asked| asked.expert.is_some()) {
+            return Err(refused("hublab.expert", "an engine in this process has no swarms; a service has"));
+        }
+        let model = self.model(&request.model)?;
+        let text = model.text().map_err(of_runtime)?;
+        let is_builtin = matches!(model.source(), ModelSource::Builtin(_));
+        let mut config = generation_config(&request, is_builtin)?;
+        let messages = to_json(&request.messages)?;
+        let messages = Message::list_from_json(&messages).map_err(|error| of_runtime(error.into()))?;
+        let options = ChatOptions {
+            tools: tools(&request)?,
+            variables: request.chat_template_kwargs.unwrap_or_default().into_iter().collect(),
+            tool_format: None,
+        };
+        let prompt = text.chat_prompt_with(&messages, &options).map_err(of_runtime)?;
+        let parser = text.output_parser(&prompt, &options).map_err(of_runtime)?;
+        config.shown_tokens = text.marks(&parser);
+        if let Some(constraint) = &config.constraint {
+            // What cannot be honoured is refused before it waits for its turn.
+            text.compile_constraint(constraint).map_err(of_runtime)?;
+        }
+        let (chunks, receiver) = unbounded_channel();
+        let closed = Arc::new(AtomicBool::new(false));
+        let sink = Sink {
+            chunks,
+            closed: Arc::clone(&closed),
+            model: model.name().into(),
+            text: text.clone(),
+            parser: Some(parser),
+            tells_progress: request.return_progress == Some(true),
+            calls: 0,
+            notes: Vec::new(),
+        };
+        let generation = GenerationRequest::new(Arc::clone(&model), prompt.tokens, config);
+        self.node.submit(generation, Box::new(sink)).map_err(of_runtime)?;
+        Ok((receiver, closed))
+    }
+}
+
+fn name_of(given: &str) -> &str {
+    if given.is_empty() { DEFAULT_MODEL_NAME } else { given }
+}
+
+fn of_runtime(error: hublabio_runtime::Error) -> Error {
+    let message = error.to_string();
+    match error {
+        hublabio_runtime::Error::PromptTooLong { prompt, context, .. } => {
+            Error::ContextTooLong { prompt_tokens: Some(prompt as u64), context_tokens: Some(context as u64), message }
+        }
+        hublabio_runtime::Error::Busy { .. } => Error::Busy { message, retry_after: None },
+        other => Error::Engine(other),
+    }
+}
+
+fn refused(param: &str, problem: &str) -> Error {
+    let message = format!("`{param}`: {problem}");
+    Error::Refused { status: None, message, code: None, param: Some(param.into()) }
+}
+
+fn to_json(value: &impl serde::Serialize) -> Result<Json> {
+    serde_json::to_value(value).map_err(|error| Error::broken("the request", error))
+}
+
+/// The tools that the model is told of.
+fn tools(request: &wire::ChatCompletionRequest) -> Result<Vec<Tool>> {
+    use wire::{ToolChoice, ToolChoiceMode};
+    match &request.tool_choice {
+        None | Some(ToolChoice::Mode(ToolChoiceMode::Auto)) => {}
+        Some(ToolChoice::Mode(ToolChoiceMode::None)) => return Ok(Vec::new()),
+        Some(_) => {
+            return Err(refused(
+                "tool_choice",
+                "calls are not enforced by an engine in this process; a service does it",
+            ));
+        }
+    }
+    if request.tools.is_empty() {
+        return Ok(Vec::new());
+    }
+    if !matches!(request.response_format, None | Some(wire::ResponseFormat::Text)) || request.grammar.is_some() {
+        return Err(refused("response_format", "an engine in this process honours it only without `tools`"));
+    }
+    Tool::list_from_json(&to_json(&request.tools)?).map_err(|error| of_runtime(error.into()))
+}
+
+fn generation_config(request: &wire::ChatCompletionRequest, is_builtin: bool) -> Result<GenerationConfig> {
+    let said = &request.sampling;
+    // The built-in model is greedy unless something asks for chance.
+    let greedy = is_builtin && *said == wire::Sampling::default();
+    let base = if greedy { SamplingConfig::greedy() } else { SamplingConfig::default() };
+    let default = GenerationConfig::default();
+    let source = match (&request.response_format, &request.grammar) {
+        (None | Some(wire::ResponseFormat::Text), None) => None,
+        (None | Some(wire::ResponseFormat::Text), Some(grammar)) => Some(ConstraintSource::Gbnf(grammar.clone())),
+        (Some(wire::ResponseFormat::JsonObject), None) => Some(ConstraintSource::JsonObject),
+        (Some(wire::ResponseFormat::JsonSchema { json_schema }), None) => {
+            let schema = json_schema.schema.clone().unwrap_or(Json::Bool(true));
+            Some(ConstraintSource::JsonSchema(schema))
+        }
+        (Some(_), Some(_)) => return Err(refused("grammar", "an answer has one form: leave `response_format` out")),
+    };
+    Ok(GenerationConfig {
+        sampling: sampling(said, &base)?,
+        max_tokens: request.max_completion_tokens.or(request.max_tokens).map(|n| n as usize),
+        stop: match &request.stop {
+            None => Vec::new(),
+            Some(wire::Stop::Text(text)) => vec![text.clone()],
+            Some(wire::Stop::Texts(texts)) => texts.clone(),
+        },
+        logprobs: (request.logprobs == Some(true)).then(|| request.top_logprobs.unwrap_or(0) as usize),
+        dry_breakers: said.dry_sequence_breakers.clone().unwrap_or(default.dry_breakers),
+        constraint: source.map(|source| ConstraintConfig { source, after: None }),
+        shown_tokens: Vec::new(),
+    })
+}
+
+fn sampling(said: &wire::Sampling, base: &SamplingConfig) -> Result<SamplingConfig> {
+    let dry = Dry {
+        multiplier: said.dry_multiplier.unwrap_or(0.0),
+        base: said.dry_base.unwrap_or(Dry::default().base),
+        allowed_length: said.dry_allowed_length.map_or(Dry::default().allowed_length, |n| n as usize),
+        range: said.dry_penalty_last_n.and_then(|n| usize::try_from(n).ok()),
+        breakers: Vec::new(),
+    };
+    let mirostat = Mirostat {
+        target: said.mirostat_tau.unwrap_or(Mirostat::default().target),
+        rate: said.mirostat_eta.unwrap_or(Mirostat::default().rate),
+    };
+    let has_mirostat = match said.mirostat {
+        None | Some(0) => false,
+        Some(2) => true,
+        Some(_) => return Err(refused("mirostat", "give 2, or 0 for none")),
+    };
+    let xtc = Xtc { probability: said.xtc_probability.unwrap_or(0.0), threshold: said.xtc_threshold.unwrap_or(0.1) };
+    let dynamic = DynamicTemperature {
+        range: said.dynatemp_range.unwrap_or(0.0),
+        exponent: said.dynatemp_exponent.unwrap_or(1.0),
+    };
+    let order = match &said.samplers {
+        None => base.order.clone(),
+        Some(names) => {
+            SamplerStep::parse_order(&names.join(",")).map_err(|error| refused("samplers", &error.to_string()))?
+        }
+    };
+    let bias = |(id, bias): (&String, &f32)| match id.parse() {
+        Ok(id) => Ok((id, if *bias <= -100.0 { f32::NEG_INFINITY } else { *bias })),
+        Err(_) => Err(refused("logit_bias", &format!("`{id}` is no token id"))),
+    };
+    Ok(SamplingConfig {
+        temperature: said.temperature.unwrap_or(base.temperature),
+        dynamic_temperature: (dynamic.range != 0.0).then_some(dynamic),
+        top_k: said.top_k.map_or(base.top_k, |k| k as usize),
+        top_p: said.top_p.unwrap_or(base.top_p),
+        min_p: said.min_p.unwrap_or(base.min_p),
+        typical_p: said.typical_p.unwrap_or(base.typical_p),
+        top_n_sigma: said.top_n_sigma.unwrap_or(base.top_n_sigma),
+        xtc: (xtc.probability != 0.0).then_some(xtc),
+        repetition_penalty: said.repeat_penalty.unwrap_or(base.repetition_penalty),
+        frequency_penalty: said.frequency_penalty.unwrap_or(base.frequency_penalty),
+        presence_penalty: said.presence_penalty.unwrap_or(base.presence_penalty),
+        penalty_window: said.repeat_last_n.map_or(base.penalty_window, |n| n as usize),
+        dry: (dry.multiplier != 0.0).then_some(dry),
+        mirostat: has_mirostat.then_some(mirostat),
+        logit_bias: said.logit_bias.iter().flatten().map(bias).collect::<Result<_>>()?,
+        min_keep: said.min_keep.map_or(base.min_keep, |n| n as usize),
+        order,
+        seed: said.seed,
+    })
+}
+
+/// Turns the node's events into chunks, on the node's thread.
+struct Sink {
+    chunks: UnboundedSender<Result<wire::ChatCompletionChunk>>,
+    closed: Arc<AtomicBool>,
+    model: String,
+    text: ModelText,
+    parser: Option<OutputParser>,
+    tells_progress: bool,
+    calls: u32,
+    notes: Vec<String>,
+}
+
+impl AnswerSink for Sink {
+    fn take(&mut self, event: AnswerEvent) -> ControlFlow<()> {
+        match event {
+            AnswerEvent::Progress { read, total } if self.tells_progress => {
+                let progress =
+                    wire::PromptProgress { total: total as u64, processed: read as u64, ..Default::default() };
+                self.send(wire::ChatCompletionChunk { prompt_progress: Some(progress), ..self.chunk(None) });
+            }
+            AnswerEvent::Piece { text, logprobs, .. } => {
+                let events = self.parser.as_mut().map(|parser| parser.push(&text)).unwrap_or_default();
+                if let Some(found) = logprobs {
+                    let content = Some(vec![self.logprob(&found)]);
+                    let logprobs = Some(wire::ChatLogprobs { content, refusal: None });
+                    let choice = wire::ChatChunkChoice { logprobs, ..empty_choice() };
+                    self.send(self.chunk(Some(choice)));
+                }
+                self.tell(events);
+            }
+            AnswerEvent::Done(generation) => {
+                let rest = self.parser.take().map(OutputParser::finish).unwrap_or_default();
+                self.tell(rest);
+                self.end(&generation);
+            }
+            AnswerEvent::Failed(error) => {
+                // Who has gone needs no error.
+                let _ = self.chunks.send(Err(of_runtime(error)));
+            }
+            _ => {}
+        }
+        if self.is_closed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+}
+
+fn empty_choice() -> wire::ChatChunkChoice {
+    wire::ChatChunkChoice { index: 0, delta: wire::Delta::default(), logprobs: None, finish_reason: None }
+}
+
+impl Sink {
+    fn chunk(&self, choice: Option<wire::ChatChunkChoice>) -> wire::ChatCompletionChunk {
+        wire::ChatCompletionChunk {
+            id: String::new(),
+            object: "chat.completion.chunk".into(),
+            created: 0,
+            model: self.model.clone(),
+            choices: choice.into_iter().collect(),
+            usage: None,
+            system_fingerprint: None,
+            hublab: None,
+            prompt_progress: None,
+        }
+    }
+
+    fn send(&self, chunk: wire::ChatCompletionChunk) {
+        // Who has gone is seen by `is_closed`.
+        let _ = self.chunks.send(Ok(chunk));
+    }
+
+    fn tell(&mut self, events: Vec<Event>) {
+        for event in events {
+            let mut delta = wire::Delta::default();
+            match event {
+                Event::Content(text) => delta.content = Some(text),
+                Event::Reasoning(text) => delta.reasoning_content = Some(text),
+                Event::Malformed(malformed) => {
+                    self.notes.push(malformed.to_string());
+                    delta.content = Some(malformed.raw);
+                }
+                Event::ToolCall(call) => {
+                    let index = self.calls;
+                    self.calls += 1;
+                    let function =
+                        wire::FunctionCallDelta { name: Some(call.name), arguments: Some(call.arguments.to_string()) };
+                    delta.tool_calls.push(wire::ToolCallDelta {
+                        index,
+                        id: Some(call.id.unwrap_or_else(|| format!("call_{index}"))),
+                        kind: Some("function".into()),
+                        function: Some(function),
+                    });
+                }
+            }
+            self.send(self.chunk(Some(wire::ChatChunkChoice { delta, ..empty_choice() })));
+        }
+    }
+
+    fn end(&mut self, generation: &Generation) {
+        let finish = match generation.finish {
+            Finish::EndOfText if self.calls > 0 => wire::FinishReason::ToolCalls,
+            Finish::EndOfText | Finish::Stop(_) => wire::FinishReason::Stop,
+            Finish::Length | Finish::Context => wire::FinishReason::Length,
+            Finish::Cancelled => {
+                let _ = self.chunks.send(Err(Error::Cancelled));
+                return;
+            }
+        };
+        let stats = &generation.stats;
+        let (prompt_tokens, completion_tokens) = (stats.prompt_tokens as u64, stats.generated_tokens as u64);
+        let cached_tokens = stats.cached_tokens as u64;
+        let notes = std::mem::take(&mut self.notes);
+        let chunk = self.chunk(Some(wire::ChatChunkChoice { finish_reason: Some(finish), ..empty_choice() }));
+        self.send(wire::ChatCompletionChunk {
+            usage: Some(wire::Usage {
+                prompt_tokens,
+                completion_tokens,
+                total_tokens: prompt_tokens + completion_tokens,
+                prompt_tokens_details: Some(wire::PromptTokensDetails { cached_tokens }),
+                completion_tokens_details: None,
+            }),
+            hublab: Some(wire::Hublab {
+                answered_by: Vec::new(),
+                notes,
+                timings: Some(wire::Timings {
+                    prompt_s: stats.prompt_s,
+                    decode_s: stats.decode_s,
+                    tokens_per_s: stats.decode_tokens_per_s(),
+                }),
+            }),
+            ..chunk
+        });
+    }
+
+    fn logprob(&self, found: &TokenLogProbs) -> wire::TokenLogprob {
+        let bytes = |id| self.text.tokenizer().token_bytes(id).unwrap_or_default().to_vec();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let top = |&(id, logprob): &(TokenId, f32)| {
+            let bytes = bytes(id);
+            wire::TopLogprob { token: text(&bytes), logprob: logprob.into(), bytes: Some(bytes) }
+        };
+        let chosen = bytes(found.token);
+        wire::TokenLogprob {
+            token: text(&chosen),
+            logprob: found.logprob.into(),
+            bytes: Some(chosen),
+            top_logprobs: found.top.iter().map(top).collect(),
+        }
+    }
+}
