@@ -1,0 +1,150 @@
+//! A question to a swarm of experts.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use hublabio_runtime::Error;
+use hublabio_runtime::ai::{Message, SamplingConfig, Stats};
+use hublabio_runtime::moe::{AnswerOptions, Error as MoeError, Flow, SessionId, SwarmAnswer, SwarmPiece, SwarmRequest};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use super::stream::Raw;
+use super::{AnswerFormat, AnsweredBy, ChatDone, ChatEvent, ChatFinish, ChatRequest, ChatStream, Input, ToolChoice};
+use crate::config::SwarmSource;
+use crate::error::ApiError;
+use crate::state::{App, blocking};
+
+/// Puts a question to a swarm.
+pub(super) async fn start(
+    app: &App,
+    name: String,
+    source: SwarmSource,
+    request: ChatRequest,
+) -> Result<ChatStream, ApiError> {
+    let asked = Instant::now();
+    let question = Question::read(&request)?;
+    let opener = app.clone();
+    let swarm = blocking(move || opener.open_swarm(&source)).await?;
+    let pinned = match &request.expert {
+        Some(expert) => Some(swarm.expert_id(expert).map_err(|error| ApiError::field("expert", error.to_string()))?),
+        None => None,
+    };
+    let generation = if request.sampling.is_empty() && request.stop.is_empty() {
+        // Each expert has its own.
+        None
+    } else {
+        let mut config = request.sampling.apply(&SamplingConfig::default(), false)?;
+        config.stop.clone_from(&request.stop);
+        Some(config)
+    };
+    let queue_max = app.node().config().queue_max;
+    let waiting = app.swarm_questions().fetch_add(1, Ordering::Relaxed);
+    let place = Place(app.clone());
+    if waiting >= queue_max {
+        return Err(Error::Busy { waiting }.into());
+    }
+    let (sender, receiver) = unbounded_channel();
+    let asked_for = SwarmRequest {
+        pinned,
+        session: request.session.map(SessionId),
+        max_tokens: request.max_tokens,
+        ..SwarmRequest::new(question.text)
+    };
+    let options = AnswerOptions { history: question.history, generation };
+    tokio::task::spawn_blocking(move || {
+        let _place = place;
+        let answer = swarm.answer(&asked_for, &options, &mut |piece| {
+            if sender.is_closed() {
+                return Flow::Break(());
+            }
+            if let SwarmPiece::Text(text) = piece
+                && !text.is_empty()
+            {
+                send(&sender, ChatEvent::Text(text.to_owned()));
+            }
+            Flow::Continue(())
+        });
+        send(&sender, last_event(answer, asked_for.max_tokens, asked));
+    });
+    Ok(ChatStream::of_events(app, name, receiver, asked))
+}
+
+/// A place in the queue of questions to swarms.
+struct Place(App);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.swarm_questions().fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn send(sender: &UnboundedSender<(usize, Raw)>, event: ChatEvent) {
+    // Who is gone needs no answer.
+    let _ = sender.send((0, Raw::Event(event)));
+}
+
+/// What a swarm can be asked.
+struct Question {
+    text: String,
+    history: Vec<Message>,
+}
+
+impl Question {
+    fn read(request: &ChatRequest) -> Result<Self, ApiError> {
+        let not_here = |field: &str, present: bool| {
+            let message = format!("`{field}` cannot be honoured by a swarm: take it out, or ask a single model");
+            if present { Err(ApiError::field(field, message).coded("unsupported_parameter")) } else { Ok(()) }
+        };
+        not_here("tools", !request.tools.is_empty() && request.tool_choice != ToolChoice::None)?;
+        not_here("response_format", request.format != AnswerFormat::Text)?;
+        not_here("logprobs", request.logprobs.is_some())?;
+        not_here("n", request.n != 1)?;
+        not_here("chat_template_kwargs", !request.template_variables.is_empty())?;
+        // Experts have different tokens.
+        not_here("logit_bias", !request.sampling.logit_bias.is_empty())?;
+        let mut history = match &request.input {
+            Input::Messages(messages) => messages.clone(),
+            Input::Text(text) => vec![Message::new("user", text.as_str())],
+            Input::Tokens(_) => {
+                return not_here("prompt", true).map(|()| Self { text: String::new(), history: Vec::new() });
+            }
+        };
+        match history.pop() {
+            Some(last) if last.role == "user" && last.content.text().trim().is_empty() => {
+                Err(ApiError::field("messages", "the question is empty: a swarm has nothing to choose an expert by"))
+            }
+            Some(last) if last.role == "user" => Ok(Self { text: last.content.text().into_owned(), history }),
+            _ => Err(ApiError::field("messages", "a swarm answers a question: the last message must be the user's")),
+        }
+    }
+}
+
+fn last_event(answer: Result<SwarmAnswer, Error>, max_tokens: Option<usize>, asked: Instant) -> ChatEvent {
+    match answer {
+        Ok(answer) => ChatEvent::Done(Box::new(done(answer, max_tokens, asked))),
+        Err(Error::Swarm(MoeError::Cancelled)) => ChatEvent::Failed(ApiError::internal("the question was given up")),
+        Err(error) => ChatEvent::Failed(error.into()),
+    }
+}
+
+fn done(answer: SwarmAnswer, max_tokens: Option<usize>, asked: Instant) -> ChatDone {
+    let completion_tokens = answer.usage.iter().map(|(_, usage)| usage.tokens).sum();
+    let is_cut = |id| answer.usage.iter().any(|(of, usage)| *of == id && max_tokens.is_some_and(|n| usage.tokens >= n));
+    let contributions = answer.synthesis.contributions;
+    let cut = !contributions.is_empty() && contributions.iter().all(|part| is_cut(part.expert));
+    let stats =
+        Stats { generated_tokens: completion_tokens, decode_s: asked.elapsed().as_secs_f64(), ..Stats::default() };
+    ChatDone {
+        finish: if cut { ChatFinish::Length } else { ChatFinish::End },
+        prompt_tokens: 0,
+        cached_tokens: 0,
+        completion_tokens,
+        reasoning_tokens: 0,
+        stats,
+        answered_by: contributions
+            .into_iter()
+            .map(|part| AnsweredBy { expert: part.name, weight: part.weight, why: part.why })
+            .collect(),
+        notes: answer.synthesis.notes,
+    }
+}

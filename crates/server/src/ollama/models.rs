@@ -1,0 +1,242 @@
+//! `/api/tags`, `/api/show`, `/api/ps`, `/api/version`: what there is.
+
+use std::time::UNIX_EPOCH;
+
+use axum::Json as JsonResponse;
+use axum::extract::State;
+use hublabio_runtime::ai::Json;
+use hublabio_runtime::node::{CatalogModel, ServedModel};
+use hublabio_runtime::store::StoredModel;
+use hublabio_sdk::wire::ollama::{ShowRequest, ShowResponse, Tag, Tags, Version};
+use hublabio_sdk::wire::own::{ModelDetails, ProcessList, RunningModel, RunningModelState, ServiceState};
+use serde_json::Map;
+
+use super::request;
+use crate::clock::{self, rfc3339};
+use crate::error::ApiError;
+use crate::fields::Fields;
+use crate::limits::JsonBody;
+use crate::state::{App, blocking};
+use crate::thinking;
+
+/// When a model leaves that stays as long as it can: a year that no client takes for the past.
+const FOREVER: &str = "2999-12-31T23:59:59.000000Z";
+
+/// Says which version this is: ours.
+#[utoipa::path(get, path = "/api/version", tag = "ollama", responses((status = 200, description = "Ours", body = Version)))]
+pub async fn version() -> JsonResponse<Version> {
+    JsonResponse(Version { version: env!("CARGO_PKG_VERSION").into() })
+}
+
+/// Lists the models, swarms among them.
+#[utoipa::path(get, path = "/api/tags", tag = "ollama", responses((status = 200, description = "All models", body = Tags)))]
+pub async fn tags(State(app): State<App>) -> Result<JsonResponse<Tags>, ApiError> {
+    let models = blocking(move || {
+        let listed = app.node().store().map(|store| store.list().models).unwrap_or_default();
+        let mut models: Vec<Tag> = Vec::new();
+        for found in app.node().catalog()? {
+            let stored = listed.iter().find(|stored| stored.name == found.name && stored.problem.is_none());
+            let details = match stored {
+                Some(stored) => details_stored(stored),
+                // What cannot be read is listed all the same; asking for it says why.
+                None => app.node().model(&found.name).map(|model| details_served(&model)).unwrap_or_default(),
+            };
+            models.push(tag(&found, details));
+        }
+        models.extend(app.config().swarms.iter().map(|source| swarm(source.model_name())));
+        Ok(models)
+    })
+    .await?;
+    Ok(JsonResponse(Tags { models }))
+}
+
+fn tag(found: &CatalogModel, details: ModelDetails) -> Tag {
+    Tag {
+        name: found.name.clone(),
+        model: found.name.clone(),
+        modified_at: rfc3339(found.modified.unwrap_or(UNIX_EPOCH)),
+        size: found.bytes,
+        digest: found.sha256.clone().unwrap_or_default(),
+        details,
+    }
+}
+
+fn swarm(name: String) -> Tag {
+    Tag {
+        model: name.clone(),
+        name,
+        modified_at: rfc3339(UNIX_EPOCH),
+        size: 0,
+        digest: String::new(),
+        details: swarm_details(),
+    }
+}
+
+fn swarm_details() -> ModelDetails {
+    details("swarm", String::new(), String::new())
+}
+
+fn details(family: &str, parameter_size: String, quantization_level: String) -> ModelDetails {
+    ModelDetails {
+        parent_model: String::new(),
+        format: "gguf".into(),
+        family: family.into(),
+        families: Some(vec![family.into()]),
+        parameter_size,
+        quantization_level,
+    }
+}
+
+fn details_stored(stored: &StoredModel) -> ModelDetails {
+    details(
+        stored.architecture.as_deref().unwrap_or_default(),
+        stored.parameters.map(in_short).unwrap_or_default(),
+        stored.quantization.clone().unwrap_or_default(),
+    )
+}
+
+fn details_served(model: &ServedModel) -> ModelDetails {
+    let facts = model.facts();
+    details(&facts.architecture, in_short(facts.parameters), facts.tensor_type.to_owned())
+}
+
+/// A number of weights as Ollama writes it: `494.0M`, `7.2B`.
+fn in_short(parameters: u64) -> String {
+    match parameters as f64 {
+        n if n >= 1e9 => format!("{:.1}B", n / 1e9),
+        n if n >= 1e6 => format!("{:.1}M", n / 1e6),
+        n => format!("{:.1}K", n / 1e3),
+    }
+}
+
+/// Describes a model.
+#[utoipa::path(
+    post,
+    path = "/api/show",
+    tag = "ollama",
+    request_body = ShowRequest,
+    responses((status = 200, description = "The model", body = ShowResponse))
+)]
+pub async fn show(State(app): State<App>, JsonBody(body): JsonBody) -> Result<JsonResponse<ShowResponse>, ApiError> {
+    let fields = Fields::of_body(&body)?;
+    let given = request::model_field(&fields)?;
+    // The vocabulary, which it would add, can be had from /api/tokenize.
+    fields.finish(&["verbose"])?;
+    let meant = request::find(&app, given).await?;
+    if meant.context.is_none() {
+        return Ok(JsonResponse(ShowResponse {
+            modelfile: format!("FROM {}\n", meant.name),
+            parameters: String::new(),
+            template: String::new(),
+            details: swarm_details(),
+            model_info: Json::Object(Map::new()),
+            capabilities: vec!["completion".into()],
+            modified_at: rfc3339(UNIX_EPOCH),
+        }));
+    }
+    let found = blocking(move || Ok(shown(&*app.node().model(&meant.name)?))).await?;
+    Ok(JsonResponse(found))
+}
+
+fn shown(model: &ServedModel) -> ShowResponse {
+    let template = model.text().ok().and_then(|text| text.chat_template().ok());
+    let source = template.map(|template| template.source().to_owned()).unwrap_or_default();
+    let mut capabilities = Vec::new();
+    if model.facts().generates {
+        capabilities.push("completion".to_owned());
+        if let Some(template) = template
+            && template.takes_tools()
+        {
+            capabilities.push("tools".into());
+        }
+        if thinking::is_known_to(&source) {
+            capabilities.push("thinking".into());
+        }
+    }
+    capabilities.push("embedding".into());
+    let mut model_info = Map::new();
+    for (key, value) in model.metadata().iter() {
+        let value = if let Some(text) = value.as_str() {
+            Json::from(text)
+        } else if let Some(flag) = value.as_bool() {
+            Json::from(flag)
+        } else if let Some(number) = value.as_u64() {
+            Json::from(number)
+        } else if let Some(number) = value.as_f64() {
+            Json::from(number)
+        } else {
+            // Lists are left out, as Ollama does.
+            Json::Null
+        };
+        model_info.insert(key.to_owned(), value);
+    }
+    model_info.insert("general.parameter_count".into(), model.facts().parameters.into());
+    ShowResponse {
+        modelfile: format!("FROM {}\n", model.name()),
+        parameters: String::new(),
+        template: source,
+        details: details_served(model),
+        model_info: Json::Object(model_info),
+        capabilities,
+        modified_at: rfc3339(model.modified().unwrap_or(UNIX_EPOCH)),
+    }
+}
+
+/// Lists the models in memory, and says what the service is at.
+#[utoipa::path(
+    get,
+    path = "/api/ps",
+    tag = "ollama",
+    responses((status = 200, description = "Models in memory", body = ProcessList))
+)]
+pub async fn ps(State(app): State<App>) -> Result<JsonResponse<ProcessList>, ApiError> {
+    let found = blocking(move || {
+        let status = app.node().status();
+        let running = |loaded: &hublabio_runtime::node::LoadedModel| {
+            let model = app.node().model(&loaded.name).ok();
+            RunningModel {
+                name: loaded.name.clone(),
+                model: loaded.name.clone(),
+                size: loaded.file_bytes + loaded.kv_bytes,
+                size_vram: 0,
+                digest: model.as_ref().and_then(|model| model.sha256()).unwrap_or_default().to_owned(),
+                details: model.as_deref().map(details_served).unwrap_or_default(),
+                expires_at: Some(loaded.expires_in.and_then(clock::after).unwrap_or_else(|| FOREVER.into())),
+                context_length: Some(loaded.context as u64),
+                hublab: Some(RunningModelState {
+                    file_bytes: loaded.file_bytes,
+                    kv_bytes: loaded.kv_bytes,
+                    running: loaded.running as u64,
+                    expires_in_s: loaded.expires_in.map(|time| time.as_secs_f64()),
+                }),
+            }
+        };
+        let models = status.models.iter().map(running).collect();
+        let hublab = ServiceState {
+            max_memory: status.max_memory,
+            running: status.running as u64,
+            waiting: status.waiting as u64,
+            requests_done: status.requests_done,
+            requests_failed: status.requests_failed,
+            requests_cancelled: status.requests_cancelled,
+            prompt_tokens: status.prompt_tokens,
+            generated_tokens: status.generated_tokens,
+            loads: status.loads,
+        };
+        Ok(ProcessList { models, hublab: Some(hublab) })
+    })
+    .await?;
+    Ok(JsonResponse(found))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_are_counted_as_ollama_does() {
+        for (n, expected) in [(494_032_768, "494.0M"), (7_241_732_096, "7.2B"), (260_000, "260.0K"), (0, "0.0K")] {
+            assert_eq!(in_short(n), expected);
+        }
+    }
+}

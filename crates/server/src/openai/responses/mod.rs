@@ -1,0 +1,217 @@
+//! `/v1/responses`: questions whose answers are kept, so that the next one need not repeat the conversation.
+//!
+//! `read.rs` reads a request and makes messages of items, `write.rs` makes items and events of an answer, `store.rs` keeps both.
+
+mod read;
+pub mod store;
+mod write;
+
+use std::sync::Arc;
+
+use axum::Json as JsonResponse;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::http::Extensions;
+use axum::response::{IntoResponse as _, Response};
+
+use hublabio_runtime::ai::Json;
+use hublabio_sdk::wire::openai::{DeletedResponse, InputItemList, ResponseEvent, ResponseObject, ResponseRequest};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::chat;
+use crate::error::ApiError;
+use crate::limits::JsonBody;
+use crate::security::Client;
+use crate::sse;
+use crate::state::App;
+use crate::thinking;
+use store::{Owner, Stored, Turn};
+
+/// Items of a list where nothing is said, and at most.
+const LIST: usize = 20;
+const LIST_MAX: usize = 100;
+
+/// Who asks, where there are keys: what one client keeps no other sees.
+#[derive(Clone, Debug)]
+pub struct Asker(Owner);
+
+impl<S: Send + Sync> FromRequestParts<S> for Asker {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut axum::http::request::Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Ok(Self(owner(&parts.extensions)))
+    }
+}
+
+fn owner(extensions: &Extensions) -> Owner {
+    extensions.get::<Client>().map(|client| Arc::clone(&client.name))
+}
+
+/// Answers, and keeps the answer unless `store` is false.
+#[utoipa::path(
+    post,
+    path = "/v1/responses",
+    tag = "openai",
+    request_body = ResponseRequest,
+    responses((status = 200, description = "The answer; with `stream`, events", content(
+        (ResponseObject = "application/json"),
+        (ResponseEvent = "text/event-stream"),
+    )))
+)]
+pub async fn create(
+    State(app): State<App>,
+    Asker(owner): Asker,
+    JsonBody(body): JsonBody,
+) -> Result<Response, ApiError> {
+    let mut asked = read::read(&app, &owner, &body)?;
+    thinking::apply(&app, &mut asked.request, asked.thinking.take(), "reasoning.effort").await?;
+    let stream = chat::start(&app, asked.request).await?;
+    let keep = asked.store.then(|| Keep { app: app.clone(), owner, input: asked.input, previous: asked.previous });
+    let mut answer = write::Answer::new(&app, stream.model(), &asked.echo, asked.with_logprobs, keep);
+    if asked.stream {
+        return Ok(sse::response(&app, write::Events::new(stream, answer)));
+    }
+    let mut stream = stream;
+    while let Some((_, event)) = stream.next().await {
+        if let chat::ChatEvent::Failed(error) = event {
+            return Err(error);
+        }
+        answer.take(event);
+    }
+    Ok(JsonResponse(answer.object()).into_response())
+}
+
+/// What is kept of an answer when it has ended.
+struct Keep {
+    app: App,
+    owner: Owner,
+    input: Vec<Json>,
+    previous: Option<Arc<Turn>>,
+}
+
+impl Keep {
+    fn keep(self, response: &Json) {
+        let output = response["output"].as_array().cloned().unwrap_or_default();
+        let turn = Turn::new(self.input, output, self.previous);
+        self.app.responses().put(self.owner, Stored { response: response.clone(), turn: Arc::new(turn) });
+    }
+}
+
+fn find(app: &App, owner: &Owner, id: &str) -> Result<Stored, ApiError> {
+    app.responses().get(owner, id).ok_or_else(|| not_kept(id))
+}
+
+fn not_kept(id: &str) -> ApiError {
+    let shown: String = id.chars().take(100).collect();
+    let message =
+        format!("there is no response `{shown}`: it was not stored, was deleted, or is gone because newer ones were");
+    ApiError::not_found(message).coded("response_not_found")
+}
+
+/// What may be asked beside the id.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Asks {
+    stream: Option<bool>,
+    /// Padding against listeners on the line, which a local service has no use for.
+    #[serde(rename = "include_obfuscation")]
+    _padding: Option<bool>,
+}
+
+/// Gives a kept answer again.
+#[utoipa::path(
+    get,
+    path = "/v1/responses/{id}",
+    tag = "openai",
+    params(("id" = String, Path, description = "Its id")),
+    responses((status = 200, description = "The answer", body = ResponseObject))
+)]
+pub async fn one(
+    State(app): State<App>,
+    Asker(owner): Asker,
+    Path(id): Path<String>,
+    asks: Result<Query<Asks>, QueryRejection>,
+) -> Result<JsonResponse<Json>, ApiError> {
+    let Ok(Query(Asks { stream, .. })) = asks else {
+        return Err(
+            ApiError::bad_request("a kept answer takes no `include`, and comes whole").coded("unsupported_parameter")
+        );
+    };
+    if stream == Some(true) {
+        return Err(
+            ApiError::field("stream", "a kept answer comes whole: leave `stream` out").coded("unsupported_value")
+        );
+    }
+    Ok(JsonResponse(find(&app, &owner, &id)?.response))
+}
+
+/// Forgets a kept answer.
+#[utoipa::path(
+    delete,
+    path = "/v1/responses/{id}",
+    tag = "openai",
+    params(("id" = String, Path, description = "Its id")),
+    responses((status = 200, description = "It is forgotten", body = DeletedResponse))
+)]
+pub async fn remove(
+    State(app): State<App>,
+    Asker(owner): Asker,
+    Path(id): Path<String>,
+) -> Result<JsonResponse<DeletedResponse>, ApiError> {
+    if !app.responses().remove(&owner, &id) {
+        return Err(not_kept(&id));
+    }
+    Ok(JsonResponse(DeletedResponse { id, object: "response".into(), deleted: true }))
+}
+
+/// Which part of a list is wanted.
+#[derive(Debug, Deserialize)]
+pub struct Part {
+    limit: Option<usize>,
+    order: Option<String>,
+    after: Option<String>,
+}
+
+/// Lists what was asked, the newest first unless `order` is `asc`.
+#[utoipa::path(
+    get,
+    path = "/v1/responses/{id}/input_items",
+    tag = "openai",
+    params(("id" = String, Path, description = "The id of the answer")),
+    responses((status = 200, description = "The items", body = InputItemList))
+)]
+pub async fn input_items(
+    State(app): State<App>,
+    Asker(owner): Asker,
+    Path(id): Path<String>,
+    part: Result<Query<Part>, QueryRejection>,
+) -> Result<JsonResponse<InputItemList>, ApiError> {
+    let Query(part) = part.map_err(|error| ApiError::bad_request(error.body_text()))?;
+    let limit = part.limit.unwrap_or(LIST);
+    if limit == 0 || limit > LIST_MAX {
+        return Err(ApiError::field("limit", format!("`limit` is {limit}: ask for 1 to {LIST_MAX} items")));
+    }
+    let stored = find(&app, &owner, &id)?;
+    let mut items: Vec<Json> = stored.turn.items_before().chain(stored.turn.input()).cloned().collect();
+    match part.order.as_deref() {
+        Some("asc") => {}
+        None | Some("desc") => items.reverse(),
+        Some(_) => return Err(ApiError::field("order", "`order` must be `asc` or `desc`").coded("invalid_value")),
+    }
+    if let Some(after) = part.after {
+        let place = items.iter().position(|item| item["id"] == json!(after));
+        let place = place.ok_or_else(|| ApiError::field("after", "`after` names no item of this list"))?;
+        items.drain(..=place);
+    }
+    let has_more = items.len() > limit;
+    items.truncate(limit);
+    let id_of = |item: Option<&Json>| item.and_then(|item| item["id"].as_str()).map(str::to_owned);
+    Ok(JsonResponse(InputItemList {
+        object: "list".into(),
+        first_id: id_of(items.first()),
+        last_id: id_of(items.last()),
+        has_more,
+        data: items,
+    }))
+}

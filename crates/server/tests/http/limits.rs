@@ -1,0 +1,196 @@
+//! Requests that are too large, too deep, too slow, broken off, or no requests at all.
+
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use hublabio_runtime::node::NodeConfig;
+use hublabio_server::{Limits, ServerConfig};
+use serde_json::json;
+
+use crate::client::{Reply, Service, half_close, post_request, question, read_all};
+
+fn limited(limits: Limits) -> Service {
+    Service::with(ServerConfig { limits, ..ServerConfig::default() }, NodeConfig::default(), &[])
+}
+
+fn alive(service: &Service) {
+    assert_eq!(service.get("/health").ok()["status"], "ok");
+}
+
+#[test]
+fn a_body_over_the_limit_is_refused_while_it_is_sent() {
+    let service = limited(Limits { body_bytes: 1 << 20, ..Limits::default() });
+    let error = Reply::parse(&service.raw(post_request("/v1/chat/completions", "", &vec![b' '; 100 << 20]))).error(413);
+    assert_eq!(error["code"], "body_too_large");
+    // Who asks first sends nothing.
+    let head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+        Content-Length: 99999999999\r\nExpect: 100-continue\r\n\r\n";
+    Reply::parse(&service.raw(head)).error(413);
+    // Without a length it is known when it comes.
+    let mut chunked =
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    for _ in 0..40 {
+        chunked.extend(b"10000\r\n");
+        chunked.extend(vec![b' '; 0x10000]);
+        chunked.extend(b"\r\n");
+    }
+    chunked.extend(b"0\r\n\r\n");
+    Reply::parse(&service.raw(chunked)).error(413);
+    alive(&service);
+}
+
+#[test]
+fn what_is_no_json_is_refused() {
+    let service = Service::start();
+    let post = |body: &[u8]| service.post_with("/v1/chat/completions", "", body);
+    let deep = [vec![b'['; 10_000], vec![b']'; 10_000]].concat();
+    let objects = "{\"a\":".repeat(10_000) + "1" + &"}".repeat(10_000);
+    for body in [
+        &b""[..],
+        b"   ",
+        b"{",
+        b"{\"model\": \"default\"} x",
+        b"[]",
+        b"\"text\"",
+        b"nonsense",
+        b"{\"model\": \"\xff\xfe\"}",
+        b"\xef\xbb\xbf{}",
+        &deep,
+        objects.as_bytes(),
+        b"{\"messages\": [{\"role\": \"user\", \"content\": \"\\ud800\"}]}",
+    ] {
+        assert_eq!(
+            post(body).error(400)["code"],
+            "invalid_json",
+            "{:?}",
+            String::from_utf8_lossy(&body[..body.len().min(40)])
+        );
+    }
+    alive(&service);
+}
+
+#[test]
+fn content_types_that_clients_send_are_taken() {
+    let service = Service::start();
+    let mut body = question("What does tar do?");
+    body["max_tokens"] = 2.into();
+    let post = |kind: &str| {
+        service.post_with("/v1/chat/completions", &format!("Content-Type: {kind}\r\n"), body.to_string().as_bytes())
+    };
+    for kind in ["application/json", "application/json; charset=utf-8", "application/x-www-form-urlencoded"] {
+        post(kind).ok();
+    }
+    for kind in ["text/plain", "multipart/form-data; boundary=x", "application/octet-stream"] {
+        assert_eq!(post(kind).error(415)["code"], "unsupported_media_type", "{kind}");
+    }
+}
+
+#[test]
+fn paths_and_methods_that_are_not_there_are_told_in_json() {
+    let service = Service::start();
+    assert_eq!(service.get("/v1/nothing").error(404)["code"], "unknown_path");
+    let wrong = service.get("/v1/chat/completions");
+    assert_eq!(wrong.error(405)["code"], "method_not_allowed");
+    assert!(wrong.header("allow").contains("POST"), "{}", wrong.header("allow"));
+    service.post("/health", &json!({})).error(405);
+    // Nothing that changes something is a GET.
+    for path in ["/api/load", "/api/unload"] {
+        service.get(path).error(405);
+    }
+    // In the words of the dialect.
+    assert_eq!(service.get("/v1/messages/nothing").json()["type"], "error");
+}
+
+#[test]
+fn what_is_no_http_closes_the_connection_and_nothing_else() {
+    let service = Service::start();
+    for bytes in [
+        &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"nonsense nonsense nonsense\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nbad header\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    ] {
+        let answer = String::from_utf8_lossy(&service.raw(bytes)).into_owned();
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+    }
+    let long = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "a".repeat(1 << 20));
+    let answer = String::from_utf8_lossy(&service.raw(long)).into_owned();
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+    let many = format!("GET /health HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "A: b\r\n".repeat(500));
+    assert!(String::from_utf8_lossy(&service.raw(many)).starts_with("HTTP/1.1 431"));
+    alive(&service);
+}
+
+#[test]
+fn who_is_too_slow_is_not_waited_for() {
+    let limits =
+        Limits { header_time: Duration::from_millis(200), body_time: Duration::from_millis(200), ..Limits::default() };
+    let service = limited(limits);
+    let mut slow = service.connect();
+    slow.write_all(b"GET /health HTTP/1.1\r\nHost: loc").unwrap();
+    // The service closes; nothing is sent any more.
+    read_all(&mut slow);
+    let mut idle = service.connect();
+    assert!(read_all(&mut idle).is_empty());
+    let mut body = service.connect();
+    body.write_all(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{").unwrap();
+    let mut answer = vec![0; 12];
+    body.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, b"HTTP/1.1 408");
+    alive(&service);
+}
+
+#[test]
+fn who_closes_half_of_the_connection_harms_nobody() {
+    let service = Service::start();
+    let mut stream = service.connect();
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    half_close(&stream);
+    let answer = read_all(&mut stream);
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 200"));
+    let mut stream = service.connect();
+    stream.write_all(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{").unwrap();
+    half_close(&stream);
+    let answer = read_all(&mut stream);
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 400"), "{}", String::from_utf8_lossy(&answer));
+    drop(service.connect());
+    alive(&service);
+}
+
+#[test]
+fn connections_over_the_limit_are_turned_away() {
+    let service = limited(Limits { connections: 2, ..Limits::default() });
+    let mut held: Vec<_> = (0..2).map(|_| service.connect()).collect();
+    for stream in &mut held {
+        // So that the service has taken it.
+        stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut some = [0; 12];
+        stream.read_exact(&mut some).unwrap();
+    }
+    let refused = Reply::parse(&read_all(&mut service.connect()));
+    assert_eq!(refused.error(503)["code"], "overloaded");
+    assert_eq!(refused.header("retry-after"), "1");
+    drop(held);
+    // The service notices that they are gone when it has read their ends.
+    for _ in 0..100 {
+        let answer = service.raw("GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        if answer.starts_with(b"HTTP/1.1 200") {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("the connections are still held");
+}
+
+#[test]
+fn a_stream_that_has_nothing_to_say_says_so() {
+    let limits = Limits { ping: Duration::from_millis(1), ..Limits::default() };
+    let service = limited(limits);
+    let mut body = question("What does tar do?");
+    body["stream"] = true.into();
+    let text = service.chat(&body).text();
+    assert!(text.contains(": ping\n\n") || text.contains(":ping\n\n"), "{text}");
+}
