@@ -2,11 +2,16 @@
 //!
 //! Parser, `--help`, `docs/CLI.md` and the shell completions are all made from it. A number out of range is refused
 //! here, with the flag's name, before any file is opened. What the verbs do is in the file of each verb's name; the flags
-//! that several verbs share are in `args/shared.rs`, those of `swarm` in `args/swarm.rs`, the values that flags take in
-//! `args/values.rs`.
+//! that several verbs share are in `args/shared.rs`, those of `serve` in `args/serve.rs`, of `swarm` in `args/swarm.rs`, of the
+//! model store in `args/store.rs`, of `doctor` and `man` in `args/system.rs`, those that name a service in
+//! `args/service.rs`, the values that flags take in `args/values.rs`.
 
+mod serve;
+mod service;
 mod shared;
+mod store;
 mod swarm;
+mod system;
 mod values;
 
 use std::ffi::OsString;
@@ -18,11 +23,15 @@ use hublabio_convert::OutputType;
 use hublabio_runtime::ai::Pooling;
 use hublabio_runtime::ai::quantization::{GgmlType, Mix, SplitLimit, TensorTypeRule, tensor_type};
 
-pub use shared::{ConstraintArgs, GenerationArgs, MachineArgs, PromptArgs};
+pub use serve::ServeArgs;
+pub use service::{PsArgs, ServiceArgs, StopArgs};
+pub use shared::{ConstraintArgs, GenerationArgs, MachineArgs, Preset, PromptArgs, SamplingArgs};
+pub use store::{CpArgs, LsArgs, PullArgs, RmArgs};
 pub use swarm::{
     AskArgs, FleetArgs, FolderArgs, SwarmAddArgs, SwarmArgs, SwarmCalibrateArgs, SwarmChatArgs, SwarmEvalArgs,
     SwarmFeedbackArgs, SwarmLsArgs, SwarmQueryArgs, SwarmRmArgs, SwarmRouteArgs, SwarmVerb, Verdict, routing_name,
 };
+pub use system::{DoctorArgs, ManArgs};
 
 use crate::model::ModelName;
 use values::{at_least_one, byte_count, chunk, logprobs, mix, repeat, threads, whole, window};
@@ -35,12 +44,15 @@ use values::{at_least_one, byte_count, chunk, logprobs, mix, repeat, threads, wh
     arg_required_else_help = true,
     subcommand_required = true,
     long_about = "Runs language models on this machine: any GGUF file, or the small model that is built in.\n\n\
-        MODEL is the path of a .gguf file (of a split model: any part). Left out, or given as the word\n\
-        `default`, it is the built-in model.",
+        MODEL is the path of a .gguf file (of a split model: any part) or the name of a model as `hublab ls`\n\
+        lists it. What is a file or ends in .gguf is a path. Given as the word `default`, it is the built-in\n\
+        model; left out, it is the default model of the configuration (docs/CONFIG.md) if that names one, else\n\
+        the built-in model.",
     after_long_help = "Examples:\n  \
         hublab run \"What does the command tar do?\"\n  \
         hublab run model.gguf \"Why is the sky blue?\" --preset precise -n 200\n  \
         hublab chat model.gguf\n  \
+        hublab pull qwen2.5:0.5b\n  \
         hublab swarm query \"How do I reverse a list in Python?\"\n  \
         hublab show model.gguf --tensors\n\n\
         Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.\n\
@@ -48,6 +60,9 @@ use values::{at_least_one, byte_count, chunk, logprobs, mix, repeat, threads, wh
         NO_COLOR=1 turns colours off; output that is no terminal never has any."
 )]
 pub struct Cli {
+    /// Configuration to read, in place of those that are looked for [default: see docs/CONFIG.md]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     #[command(subcommand)]
     pub verb: Verb,
 }
@@ -56,7 +71,14 @@ pub struct Cli {
 pub enum Verb {
     Run(RunArgs),
     Chat(ChatArgs),
+    Serve(ServeArgs),
     Swarm(SwarmArgs),
+    Ls(LsArgs),
+    Pull(PullArgs),
+    Cp(CpArgs),
+    Rm(RmArgs),
+    Ps(PsArgs),
+    Stop(StopArgs),
     Show(ShowArgs),
     Tokenize(TokenizeArgs),
     Perplexity(PerplexityArgs),
@@ -66,15 +88,18 @@ pub enum Verb {
     Logits(LogitsArgs),
     Embed(EmbedArgs),
     Convert(ConvertArgs),
+    Doctor(DoctorArgs),
     Completions(CompletionsArgs),
+    Man(ManArgs),
 }
 
 /// Answer one prompt
 #[derive(Debug, Args)]
 #[command(
     long_about = "Answers one prompt: the text streams to standard output as it is generated.\n\n\
-        A single argument is the MODEL if it is `default`, ends in .gguf or names an existing file;\n\
-        otherwise it is the PROMPT for the built-in model. Without a PROMPT it is read from standard input.",
+        A single argument is the MODEL if it is `default`, ends in .gguf, or names an existing file or a model\n\
+        that `hublab ls` lists; otherwise it is the PROMPT for the built-in model.\n\
+        Without a PROMPT it is read from standard input.",
     after_long_help = "Examples:\n  \
         hublab run \"What does the command tar do?\"\n  \
         hublab run model.gguf \"Write a haiku about rain.\" --temp 0.9 --seed 7\n  \
@@ -88,13 +113,18 @@ pub enum Verb {
         \"malformed_tool_calls\":[{\"raw\":…,\"reason\":…}],\"text\":…,\"ids\":[…],\"prompt_tokens\":…,\n  \
         \"logprobs\":[{\"id\":…,\"token\":…,\"bytes\":[…],\"logprob\":…,\"top\":[…]}]};\n  \
         with --dry-run: {\"prompt\":…,\"ids\":[…]}. docs/CHAT.md says more.\n\n\
+        With --service, or where HUBLAB_HOST names one, a running service answers (`hublab serve`): MODEL is\n\
+        then a name that it knows, and flags about files and this machine are refused.\n\n\
         Ctrl-C stops the answer: what was written stays, and the exit code is 130."
 )]
 pub struct RunArgs {
-    /// GGUF file, or `default` for the built-in model
+    /// GGUF file, a name that `hublab ls` lists, or `default` for the built-in model
     pub model: Option<OsString>,
     /// What to answer; standard input if left out
     pub prompt: Option<OsString>,
+    /// Who answers where the command line names no model: the configuration's default.
+    #[arg(skip)]
+    pub default_model: Option<ModelName>,
     /// System message, in front of the prompt
     #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
     pub system: Option<String>,
@@ -118,6 +148,8 @@ pub struct RunArgs {
     pub template: PromptArgs,
     #[command(flatten)]
     pub generation: GenerationArgs,
+    #[command(flatten)]
+    pub service: ServiceArgs,
 }
 
 /// Talk with a model
@@ -141,7 +173,7 @@ pub struct RunArgs {
         printf 'My name is Ada.\\nWhat is my name?\\n' | hublab chat model.gguf"
 )]
 pub struct ChatArgs {
-    /// GGUF file, or `default` for the built-in model
+    /// GGUF file, a name that `hublab ls` lists, or `default` for the built-in model
     #[arg(default_value = "default", hide_default_value = true)]
     pub model: ModelName,
     /// System message, in front of the conversation
@@ -151,6 +183,8 @@ pub struct ChatArgs {
     pub template: PromptArgs,
     #[command(flatten)]
     pub generation: GenerationArgs,
+    #[command(flatten)]
+    pub service: ServiceArgs,
 }
 
 /// Describe a model file
@@ -168,7 +202,7 @@ pub struct ChatArgs {
         hublab show --types"
 )]
 pub struct ShowArgs {
-    /// GGUF file, or `default` for the built-in model
+    /// GGUF file, a name that `hublab ls` lists, or `default` for the built-in model
     #[arg(default_value = "default", hide_default_value = true)]
     pub model: ModelName,
     /// List every tensor with its type and shape (contiguous dimension first)
@@ -199,7 +233,7 @@ pub struct ShowArgs {
         echo 9906 1917 | hublab tokenize model.gguf --decode"
 )]
 pub struct TokenizeArgs {
-    /// GGUF file, or `default` for the built-in model
+    /// GGUF file, a name that `hublab ls` lists, or `default` for the built-in model
     #[arg(default_value = "default", hide_default_value = true)]
     pub model: ModelName,
     /// Begin with the BOS token
@@ -233,7 +267,7 @@ pub struct TokenizeArgs {
         With --json: {\"perplexity\":…,\"nll_mean\":…,\"tokens_scored\":…,\"bits_per_byte\":…}"
 )]
 pub struct PerplexityArgs {
-    /// GGUF file, or `default` for the built-in model
+    /// GGUF file, a name that `hublab ls` lists, or `default` for the built-in model
     #[arg(default_value = "default", hide_default_value = true)]
     pub model: ModelName,
     /// UTF-8 text, `-` for standard input
@@ -268,7 +302,7 @@ pub struct PerplexityArgs {
         \"tokens_left_out\":…}; with --show: a list \"tensors\" instead of the tokens"
 )]
 pub struct ImatrixArgs {
-    /// GGUF file, or `default` for the built-in model
+    /// GGUF file, a name that `hublab ls` lists, or `default` for the built-in model
     #[arg(conflicts_with = "show")]
     pub model: Option<OsString>,
     /// UTF-8 text, `-` for standard input
@@ -330,7 +364,7 @@ pub struct ImatrixArgs {
         \"rmse\":…,\"weighted_rmse\":…}]}"
 )]
 pub struct QuantizeArgs {
-    /// GGUF file, or `default` for the built-in model
+    /// GGUF file, a name that `hublab ls` lists, or `default` for the built-in model
     #[arg(value_name = "IN")]
     pub input: ModelName,
     /// Where to write; not needed with --dry-run
@@ -398,7 +432,7 @@ impl QuantizeArgs {
         \"rss_peak_bytes\":…,\"load_s\":…,\"isa\":\"…\"}"
 )]
 pub struct BenchArgs {
-    /// GGUF file, or `default` for the built-in model
+    /// GGUF file, a name that `hublab ls` lists, or `default` for the built-in model
     #[arg(default_value = "default", hide_default_value = true)]
     pub model: ModelName,
     /// Tokens of the prompt
@@ -430,7 +464,7 @@ pub struct BenchArgs {
         printf 'Hello' | hublab tokenize model.gguf --bos --json | hublab logits model.gguf --all"
 )]
 pub struct LogitsArgs {
-    /// GGUF file, or `default` for the built-in model
+    /// GGUF file, a name that `hublab ls` lists, or `default` for the built-in model
     #[arg(default_value = "default", hide_default_value = true)]
     pub model: ModelName,
     /// Print a list of rows, one for each position
@@ -452,7 +486,7 @@ pub struct LogitsArgs {
         hublab embed nomic-embed.gguf < lines.txt"
 )]
 pub struct EmbedArgs {
-    /// GGUF file, or `default` for the built-in model
+    /// GGUF file, a name that `hublab ls` lists, or `default` for the built-in model
     pub model: ModelName,
     /// Texts
     #[arg(value_name = "TEXT")]

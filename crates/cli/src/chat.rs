@@ -17,7 +17,7 @@ use crate::args::{ChatArgs, PromptArgs};
 use crate::interrupt::Interrupt;
 use crate::model::OpenModel;
 use crate::prompt::answer_json;
-use crate::{generate, output};
+use crate::{generate, output, remote};
 
 const PROMPT: &str = "> ";
 const HISTORY_LINES_MAX: usize = 1000;
@@ -33,27 +33,38 @@ const COMMANDS: &str = "\
 A line that starts with a space is a message even if a / follows. Ctrl-C stops an answer.";
 
 pub fn chat(args: &ChatArgs) -> Result<ExitCode> {
+    if args.service.is_wanted() {
+        return remote::chat(args);
+    }
     let config = args.generation.generation_config(&args.model)?;
     let mut model = args.generation.open(&args.model)?;
     model.engine.tokenizer().map_err(|error| args.model.in_file(error))?;
     let options = args.template.apply(&args.model, &mut model)?;
+    let speaker = Local { model, args: &args.template, options, config, stats: args.generation.stats };
+    converse(Box::new(speaker), args.system.as_deref(), &args.model.to_string())
+}
+
+/// Who answers in a conversation.
+pub trait Speaker {
+    /// The next turn, shown as it comes.
+    ///
+    /// # Errors
+    /// When there is none; what Ctrl-C leaves of one is one.
+    fn speak(&mut self, messages: &[Message], interrupt: &Interrupt) -> Result<Message>;
+}
+
+/// The lines of a conversation until their end. `name` is who answers, for people.
+pub fn converse(speaker: Box<dyn Speaker + '_>, system: Option<&str>, name: &str) -> Result<ExitCode> {
     let interrupt = Interrupt::listen()?;
     let mut lines = Lines::open()?;
     if lines.is_editor() {
         output::message(&format!(
-            "hublab {}, {}. /help lists the commands, Ctrl-D ends.",
-            env!("CARGO_PKG_VERSION"),
-            args.model
+            "hublab {}, {name}. /help lists the commands, Ctrl-D ends.",
+            env!("CARGO_PKG_VERSION")
         ));
     }
-    let mut conversation = Conversation {
-        model,
-        args: &args.template,
-        options,
-        config,
-        stats: args.generation.stats,
-        messages: args.system.iter().map(|system| Message::new("system", system.as_str())).collect(),
-    };
+    let messages = system.map(|system| Message::new("system", system)).into_iter().collect();
+    let mut conversation = Conversation { speaker, messages };
     while let Some(line) = lines.next(&interrupt)? {
         match conversation.take_line(&line, &interrupt) {
             Ok(Next::Continue) => {}
@@ -72,11 +83,7 @@ enum Next {
 }
 
 struct Conversation<'a> {
-    model: OpenModel,
-    args: &'a PromptArgs,
-    options: ChatOptions,
-    config: GenerationConfig,
-    stats: bool,
+    speaker: Box<dyn Speaker + 'a>,
     messages: Vec<Message>,
 }
 
@@ -121,7 +128,7 @@ impl Conversation<'_> {
 
     fn answer(&mut self, message: Message, interrupt: &Interrupt) -> Result<()> {
         self.messages.push(message);
-        let answered = self.generate(interrupt);
+        let answered = self.speaker.speak(&self.messages, interrupt);
         if answered.is_err() {
             // The model has not seen the message.
             self.messages.pop();
@@ -129,22 +136,6 @@ impl Conversation<'_> {
         // What Ctrl-C left of an answer was seen, so it is part of the conversation.
         self.messages.push(answered?);
         Ok(())
-    }
-
-    fn generate(&mut self, interrupt: &Interrupt) -> Result<Message> {
-        let prompt = self.model.engine.chat_prompt_with(&self.messages, &self.options)?;
-        self.model.say_notices();
-        let view = self.args.view(&self.model, &self.options, &prompt, &mut self.config)?;
-        let calls_before = self.messages.iter().map(|message| message.tool_calls.len()).sum();
-        let (generation, answer) =
-            generate::answer(&mut self.model, &prompt.tokens, &self.config, interrupt, view, calls_before)?;
-        if self.args.json {
-            output::json(&answer_json(&self.model, answer.clone(), &generation, &self.config)?)?;
-        }
-        if self.stats {
-            generate::print_stats(&self.model, &generation.stats);
-        }
-        Ok(answer.into_message())
     }
 
     fn save(&self, path: &Path) -> Result<()> {
@@ -156,6 +147,33 @@ impl Conversation<'_> {
         fs::write(path, text).with_context(|| format!("cannot save the conversation to {}", path.display()))?;
         output::message(&format!("{} messages are saved in {}.", self.messages.len(), path.display()));
         Ok(())
+    }
+}
+
+/// A model in this process.
+struct Local<'a> {
+    model: OpenModel,
+    args: &'a PromptArgs,
+    options: ChatOptions,
+    config: GenerationConfig,
+    stats: bool,
+}
+
+impl Speaker for Local<'_> {
+    fn speak(&mut self, messages: &[Message], interrupt: &Interrupt) -> Result<Message> {
+        let prompt = self.model.engine.chat_prompt_with(messages, &self.options)?;
+        self.model.say_notices();
+        let view = self.args.view(&self.model, &self.options, &prompt, &mut self.config)?;
+        let calls_before = messages.iter().map(|message| message.tool_calls.len()).sum();
+        let (generation, answer) =
+            generate::answer(&mut self.model, &prompt.tokens, &self.config, interrupt, view, calls_before)?;
+        if self.args.json {
+            output::json(&answer_json(&self.model, answer.clone(), &generation, &self.config)?)?;
+        }
+        if self.stats {
+            generate::print_stats(&self.model, &generation.stats);
+        }
+        Ok(answer.into_message())
     }
 }
 

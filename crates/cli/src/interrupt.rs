@@ -33,6 +33,11 @@ impl Interrupt {
         self.stop.load(Ordering::Relaxed)
     }
 
+    /// The flag itself, for work that looks at it on another thread.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stop)
+    }
+
     /// Forgets it: what it was to stop is over.
     pub fn clear(&self) {
         self.stop.store(false, Ordering::Relaxed);

@@ -11,7 +11,9 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
+use hublabio_runtime::config::LogLevel;
 use serde::Serialize;
+use tracing_subscriber::EnvFilter;
 
 /// Writing to standard output failed.
 #[derive(Debug)]
@@ -130,6 +132,16 @@ fn whole_story(error: &anyhow::Error) -> String {
         }
     }
     text
+}
+
+/// Sends the log to standard error: of this program down to `level`, of the libraries warnings at most.
+pub fn start_logging(level: LogLevel) {
+    let own = level.name();
+    let others = if level == LogLevel::Error { "error" } else { "warn" };
+    let filter = EnvFilter::new(format!("{others},hublab={own}"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // Whoever sees a log twice, as tests may, has one already.
+    let _ = log.with_ansi(colors(&io::stderr())).try_init();
 }
 
 /// Prints something that the user should know.

@@ -18,7 +18,7 @@ impl PromptArgs {
     /// Sets the template that is asked for, and reads what else goes into prompts.
     pub fn apply(&self, name: &ModelName, model: &mut OpenModel) -> Result<ChatOptions> {
         let tools = match &self.tools {
-            Some(path) => Tool::list_from_json(&json_file(path)?).with_context(|| format!("in {}", path.display()))?,
+            Some(path) => tools_file(path)?,
             None => Vec::new(),
         };
         if let Some(path) = &self.template {
@@ -49,6 +49,11 @@ impl PromptArgs {
 /// The messages of a JSON file.
 pub fn messages_file(path: &Path) -> Result<Vec<Message>> {
     Message::list_from_json(&json_file(path)?).with_context(|| format!("in {}", path.display()))
+}
+
+/// The tools of a JSON file.
+pub fn tools_file(path: &Path) -> Result<Vec<Tool>> {
+    Tool::list_from_json(&json_file(path)?).with_context(|| format!("in {}", path.display()))
 }
 
 fn json_file(path: &Path) -> Result<Json> {
@@ -93,7 +98,8 @@ impl AnswerView {
         events.into_iter().try_for_each(|event| self.event(event))
     }
 
-    fn event(&mut self, event: Event) -> Result<(), StdoutError> {
+    /// Takes a part of the answer.
+    pub fn event(&mut self, event: Event) -> Result<(), StdoutError> {
         let shown = !self.json;
         match &event {
             Event::Content(text) if shown => {

@@ -1,5 +1,5 @@
-//! `docs/CLI.md` is the help of every verb, as the flag table has it. `HUBLAB_BLESS=1 cargo test -p hublabio-cli`
-//! writes it anew.
+//! `docs/CLI.md` is the help of every verb, and `docs/man` their manual pages, as the flag table has it.
+//! `HUBLAB_BLESS=1 cargo test -p hublabio-cli` writes them anew.
 
 use std::fmt::Write as _;
 
@@ -7,6 +7,7 @@ use clap::CommandFactory;
 
 use crate::args::Cli;
 
+const MANUAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/man");
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/CLI.md");
 
 fn reference() -> String {
@@ -37,11 +38,38 @@ fn write_help(text: &mut String, command: &mut clap::Command) {
 #[test]
 fn the_committed_reference_is_the_programs_help() {
     let generated = reference();
-    if std::env::var_os("HUBLAB_BLESS").is_some_and(|value| value == "1") {
+    if is_blessed() {
         std::fs::write(PATH, &generated).expect("docs/CLI.md can be written");
     }
     let committed = std::fs::read_to_string(PATH).unwrap_or_default();
     assert!(committed == generated, "docs/CLI.md is out of date: run HUBLAB_BLESS=1 cargo test -p hublabio-cli");
+}
+
+#[test]
+fn the_committed_manual_is_the_programs() {
+    let pages = crate::man::pages().expect("the pages can be made");
+    if is_blessed() {
+        // A verb that is gone leaves no page behind.
+        let _ = std::fs::remove_dir_all(MANUAL);
+        std::fs::create_dir_all(MANUAL).expect("docs can be written");
+        for (name, page) in &pages {
+            std::fs::write(format!("{MANUAL}/{name}"), page).expect("docs/man can be written");
+        }
+    }
+    let entries = std::fs::read_dir(MANUAL).expect("docs/man is there");
+    let mut committed: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<&String> = pages.iter().map(|(name, _)| name).collect();
+    committed.sort_unstable();
+    names.sort_unstable();
+    assert!(committed.iter().eq(names), "docs/man has other pages than there are verbs");
+    for (name, page) in &pages {
+        let committed = std::fs::read(format!("{MANUAL}/{name}")).unwrap_or_default();
+        assert!(committed == *page, "docs/man/{name} is out of date: run HUBLAB_BLESS=1 cargo test -p hublabio-cli");
+    }
+}
+
+fn is_blessed() -> bool {
+    std::env::var_os("HUBLAB_BLESS").is_some_and(|value| value == "1")
 }
 
 #[test]

@@ -13,10 +13,14 @@ use crate::args::RunArgs;
 use crate::interrupt::Interrupt;
 use crate::model::{ModelName, OpenModel};
 use crate::prompt::{self, AnswerView};
-use crate::{EXIT_INTERRUPTED, Usage, generate, input, output};
+use crate::{EXIT_INTERRUPTED, Usage, generate, input, output, remote};
 
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
+    if args.service.is_wanted() {
+        return remote::run(args);
+    }
     let (name, given) = positionals(args.model.as_deref(), args.prompt.as_deref())?;
+    let name = args.default_model.clone().unwrap_or(name);
     let given = given.map(|prompt| check_prompt(&prompt, args.raw)).transpose()?;
     let mut config = args.generation.generation_config(&name)?;
     config.logprobs = args.logprobs;
@@ -81,7 +85,8 @@ fn positionals(first: Option<&OsStr>, second: Option<&OsStr>) -> Result<(ModelNa
             (ModelName::from(model), Some(prompt_text(prompt)?))
         }
         (Some(model), Some(_)) => bail!(
-            "there is no model file {}: give the path of a .gguf file, or put a prompt of several words in quotes",
+            "there is neither a model file {0} nor a model of that name: give the path of a .gguf file or a name that \
+             `hublab ls` lists, or put a prompt of several words in quotes",
             model.display()
         ),
     })

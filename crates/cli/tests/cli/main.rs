@@ -4,6 +4,7 @@
 
 mod architectures;
 mod bad_input;
+mod configuration;
 #[cfg(feature = "constraints")]
 mod constraints;
 mod convert;
@@ -11,9 +12,18 @@ mod imatrix;
 mod program;
 mod prompts;
 mod quantize;
+#[cfg(unix)]
+mod remote;
 mod sampling;
 #[cfg(unix)]
+mod serve;
+#[cfg(unix)]
 mod signals;
+// The same server that the runtime's downloads are tested with; not all of it is needed here.
+#[allow(dead_code)]
+#[path = "../../../runtime/tests/store/server.rs"]
+mod server;
+mod store;
 mod swarm;
 mod swarm_files;
 #[cfg(target_os = "linux")]

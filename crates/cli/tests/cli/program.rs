@@ -47,8 +47,19 @@ pub fn command(arguments: &[&str]) -> Command {
         command.env_remove(name);
     }
     command.env("XDG_STATE_HOME", folder("state"));
-    // No test has experts where a user has them, but for those that make some.
-    command.env("XDG_CONFIG_HOME", folder("config")).env_remove("HUBLAB_EXPERTS");
+    // No test has experts, models or settings where a user has them, but for those that make some. An empty file of the
+    // user's own keeps the machine's from being read.
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("HUBLAB_")) {
+            command.env_remove(name);
+        }
+    }
+    let config = folder("config/hublab").join("system.toml");
+    if !config.exists() {
+        std::fs::write(&config, "").expect("the build folder can be written");
+    }
+    command.env("XDG_CONFIG_HOME", folder("config")).env("XDG_DATA_HOME", folder("data")).env_remove("STATE_DIRECTORY");
+    command.env("HUBLAB_MODELS", folder("models")).env("OLLAMA_MODELS", folder("ollama"));
     command
 }
 

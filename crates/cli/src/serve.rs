@@ -1,0 +1,177 @@
+//! `hublab serve`: flags and configuration become a node and a service.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use hublabio_runtime::Error;
+use hublabio_runtime::config::{ConfigSource, EffectiveConfig, SystemConfig};
+use hublabio_runtime::moe::ModelSource;
+use hublabio_runtime::node::{CatalogModel, ModelCatalog, Node};
+use hublabio_runtime::store::ModelStore;
+use hublabio_runtime::store::pull::PullConfig;
+use hublabio_server::{Limits, Listen, Server, ServerConfig, SwarmSource, TlsFiles};
+
+use crate::args::ServeArgs;
+use crate::{Usage, output, store};
+
+/// Permissions of the socket file: the user's own, or its group's, too.
+const SOCKET_MODE: u32 = 0o600;
+const SOCKET_GROUP_MODE: u32 = 0o660;
+
+pub fn serve(args: &ServeArgs, source: ConfigSource) -> Result<ExitCode> {
+    let effective = SystemConfig::load(&args.over(source))?;
+    output::start_logging(effective.config.kernel.log_level);
+    let catalog = Catalog { files: args.files()?, store: ModelStore::open(store::config(&effective)) };
+    let config = args.server_config(&effective, &catalog);
+    let tls = config.tls.is_some();
+    let node = Node::start(Arc::new(catalog), effective.config.node_config())?;
+    // No model is opened before the service listens: who waits for it hears at once that it is there.
+    let sockets = config.listen.clone();
+    let server = Server::bind(config, node)?;
+    for address in server.addresses() {
+        output::message(&format!("listening on {}://{address}", if tls { "https" } else { "http" }));
+    }
+    for socket in &sockets {
+        if let Listen::Unix { path, .. } = socket {
+            output::message(&format!("listening on {}", path.display()));
+        }
+    }
+    server.run()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl ServeArgs {
+    /// The configuration with the flags over it.
+    fn over(&self, mut source: ConfigSource) -> ConfigSource {
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        let list = |list: &[String]| (!list.is_empty()).then(|| list.join(","));
+        for (key, flag, value) in [
+            ("server.address", "--host", list(&self.host)),
+            ("server.port", "--port", self.port.clone()),
+            ("server.unix_socket", "--socket", path(&self.socket)),
+            ("server.api_key_file", "--api-key-file", path(&self.api_key_file)),
+            ("server.allowed_hosts", "--allow-host", list(&self.allow_host)),
+            ("server.cors_origins", "--cors-origin", list(&self.cors_origin)),
+            ("server.tls_cert", "--tls-cert", path(&self.tls_cert)),
+            ("server.tls_key", "--tls-key", path(&self.tls_key)),
+            ("server.context", "--ctx", self.ctx.clone()),
+            ("runtime.num_threads", "--threads", self.threads.clone()),
+            ("runtime.max_memory", "--max-memory", self.max_memory.clone()),
+            ("server.keep_alive", "--keep-alive", self.keep_alive.clone()),
+        ] {
+            if let Some(value) = value {
+                source.flag(key, flag, value);
+            }
+        }
+        source
+    }
+
+    /// The files of the command line as models.
+    fn files(&self) -> Result<Vec<CatalogModel>> {
+        let mut files: Vec<CatalogModel> = Vec::new();
+        for argument in &self.models {
+            let path = Path::new(argument);
+            let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
+            if argument == "default" {
+                continue;
+            }
+            if name.is_empty() || name.contains([':', '/', '\\']) {
+                return Err(Usage(format!("{}: give a .gguf file with a plain name", path.display())).into());
+            }
+            if files.iter().any(|file| file.name == name) {
+                return Err(Usage(format!("there are two files called {name}: rename one")).into());
+            }
+            let facts = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+            files.push(CatalogModel {
+                name,
+                source: ModelSource::File(path.to_owned()),
+                bytes: facts.len(),
+                modified: facts.modified().ok(),
+                sha256: None,
+            });
+        }
+        Ok(files)
+    }
+
+    fn server_config(&self, effective: &EffectiveConfig, catalog: &Catalog) -> ServerConfig {
+        let system = &effective.config;
+        let server = &system.server;
+        let limits = Limits {
+            body_bytes: usize::try_from(server.body_bytes_max).unwrap_or(usize::MAX),
+            bodies_bytes: usize::try_from(system.kernel.heap_size).unwrap_or(usize::MAX),
+            connections: server.connections_max,
+            header_time: Duration::from_secs(server.header_timeout_s),
+            ..Limits::default()
+        };
+        let defaults = ServerConfig::default();
+        let named = catalog.files.first().map(|file| file.name.clone());
+        let mut swarms: Vec<SwarmSource> = self
+            .swarm
+            .iter()
+            .map(|(name, folder)| SwarmSource { name: name.clone(), folder: Some(folder.clone()) })
+            .collect();
+        if swarms.iter().all(|swarm| swarm.name.is_some()) {
+            swarms.insert(0, SwarmSource { name: None, folder: None });
+        }
+        ServerConfig {
+            listen: self.listen(system),
+            api_key_file: server.api_key_file.clone(),
+            allowed_hosts: server.allowed_hosts.clone(),
+            cors_origins: server.cors_origins.clone(),
+            tls: match (&server.tls_cert, &server.tls_key) {
+                (Some(certificate), Some(key)) => Some(TlsFiles { certificate: certificate.clone(), key: key.clone() }),
+                _ => None,
+            },
+            limits,
+            drain: Duration::from_secs(self.drain),
+            default_model: named.or_else(|| system.ai.default_model.clone()).unwrap_or(defaults.default_model),
+            sampling: system.runtime.generation_config().sampling,
+            data_folder: server.storage.then(|| effective.data_folder()).flatten(),
+            swarms,
+            pull: self.allow_pull.then(|| PullConfig::from_environment(|name| std::env::var_os(name))),
+        }
+    }
+
+    /// Where to listen; where systemd opened the sockets, there and nowhere else.
+    fn listen(&self, system: &SystemConfig) -> Vec<Listen> {
+        if std::env::var_os("LISTEN_FDS").is_some() {
+            return vec![Listen::Systemd];
+        }
+        let server = &system.server;
+        let tcp = server.address.iter().map(|address| Listen::Tcp((*address, server.port).into()));
+        let mode = if self.socket_group { SOCKET_GROUP_MODE } else { SOCKET_MODE };
+        let unix = server.unix_socket.iter().map(|path| Listen::Unix { path: path.clone(), mode });
+        tcp.chain(unix).collect()
+    }
+}
+
+/// The files of the command line, then the models of the store.
+struct Catalog {
+    files: Vec<CatalogModel>,
+    store: ModelStore,
+}
+
+impl ModelCatalog for Catalog {
+    fn store(&self) -> Option<&ModelStore> {
+        Some(&self.store)
+    }
+
+    fn find(&self, name: &str) -> Result<CatalogModel, Error> {
+        match self.files.iter().find(|file| file.name == name) {
+            Some(file) => Ok(file.clone()),
+            None => self.store.find(name),
+        }
+    }
+
+    fn list(&self) -> Result<Vec<CatalogModel>, Error> {
+        let mut models = self.files.clone();
+        models.extend(ModelCatalog::list(&self.store)?.into_iter().filter(|model| {
+            // A file of the command line hides the model of its name.
+            self.files.iter().all(|file| file.name != model.name)
+        }));
+        Ok(models)
+    }
+}

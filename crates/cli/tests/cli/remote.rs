@@ -1,0 +1,95 @@
+//! `run`, `chat`, `ps` and `stop` with a service that runs.
+
+use std::process::Child;
+
+use crate::program::{Outcome, hublab, hublab_with, wait};
+use crate::serve::{end, serving};
+
+/// A service, ended with the test.
+struct Service {
+    child: Option<Child>,
+    flag: String,
+}
+
+impl Service {
+    fn start(arguments: &[&str]) -> Self {
+        let (child, address) = serving(arguments);
+        Self { child: Some(child), flag: format!("--service=http://{address}") }
+    }
+
+    fn ask(&self, arguments: &[&str], input: &str) -> Outcome {
+        hublab_with(&[arguments, &[&self.flag]].concat(), input.as_bytes())
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if let Some(child) = self.child.take() {
+            end(&child);
+            wait(child);
+        }
+    }
+}
+
+#[test]
+fn a_service_answers_as_the_program_does() {
+    let service = Service::start(&[]);
+    let question = "What does tar do?";
+    let (here, there) = (hublab(&["run", question]), service.ask(&["run", question, "--preset", "greedy"], ""));
+    assert_eq!(there.code, 0, "{}", there.stderr);
+    assert_eq!(there.text(), here.text());
+    // A lone argument that is a model's name is one, and the prompt comes from standard input.
+    let piped = service.ask(&["run", "default", "--preset", "greedy"], question);
+    assert_eq!(piped.text(), here.text(), "{}", piped.stderr);
+    let line = service.ask(&["run", "swarm", "How do I reverse a list in Python?", "--json", "--stats"], "").json();
+    assert_eq!(line["answered_by"][0]["expert"], "python");
+    let schema = r#"{"type":"object","properties":{"n":{"type":"integer","minimum":1,"maximum":9}},"required":["n"],"additionalProperties":false}"#;
+    let answer = service.ask(&["run", "Give a number.", "--json-schema", schema], "").json();
+    assert!(answer["n"].is_u64(), "{answer}");
+}
+
+#[test]
+fn a_conversation_with_a_service_remembers() {
+    let service = Service::start(&[]);
+    let lines = "What does tar do?\n/reset\nWhat does tar do?\n";
+    let chat = service.ask(&["chat", "--preset", "greedy"], lines);
+    assert_eq!(chat.code, 0, "{}", chat.stderr);
+    assert_eq!(chat.text(), "An archiving utility.\nAn archiving utility.\n");
+    let unknown = service.ask(&["chat", "no-such-model"], "hello\n");
+    assert_eq!(unknown.code, 1);
+    assert!(unknown.stderr.contains("the service has no model `no-such-model`"), "{}", unknown.stderr);
+}
+
+#[test]
+fn models_are_listed_and_freed() {
+    let service = Service::start(&[]);
+    let nothing = service.ask(&["ps"], "");
+    assert!(nothing.stderr.contains("no model is in memory"), "{}", nothing.stderr);
+    assert_eq!(service.ask(&["stop", "default"], "").code, 1, "it is not in memory");
+    service.ask(&["run", "Hello"], "");
+    let listed = service.ask(&["ps", "--json"], "").json();
+    assert_eq!(listed["models"][0]["name"], "default");
+    let table = service.ask(&["ps"], "");
+    assert!(table.text().starts_with("NAME") && table.text().contains("default"), "{}", table.text());
+    let stopped = service.ask(&["stop", "default"], "");
+    assert_eq!(stopped.code, 0, "{}", stopped.stderr);
+}
+
+#[test]
+fn what_a_service_has_no_ear_for_is_refused() {
+    // No service is asked: the flags are looked at first.
+    for flags in [&["--threads", "2"][..], &["--ctx", "64"], &["--raw"], &["--kv", "f32"], &["--regex", "a+"]] {
+        let refused = hublab(&[&["run", "Hello", "--service=http://127.0.0.1:9"], flags].concat());
+        assert_eq!(refused.code, 2, "{}", refused.stderr);
+        assert!(
+            refused.stderr.contains(flags[0]) && refused.stderr.contains("a service answers here"),
+            "{}",
+            refused.stderr
+        );
+    }
+    let nobody = hublab(&["ps", "--service=http://127.0.0.1:9"]);
+    assert_eq!(nobody.code, 1);
+    assert!(nobody.stderr.contains("127.0.0.1:9") && nobody.stderr.contains("hublab serve"), "{}", nobody.stderr);
+    let nonsense = hublab(&["ps", "--service=ftp://x"]);
+    assert_eq!(nonsense.code, 2, "{}", nonsense.stderr);
+}
