@@ -1,0 +1,470 @@
+// What a reader does with the page, in a real browser, against the program itself and its built-in model.
+
+import assert from "node:assert/strict";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+
+import { chromium } from "playwright-core";
+
+import { Service } from "./service.js";
+
+const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+const PICTURES = process.env.HUBLAB_SCREENSHOTS;
+const QUESTION = "What does tar do?";
+const ANSWER = "An archiving utility.";
+
+const service = new Service();
+let browser;
+
+before(async () => {
+  browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: ["--no-sandbox"] });
+  await service.start();
+});
+
+after(async () => {
+  await browser?.close();
+  await service.end();
+});
+
+/** A test with a browser window of its own. Anything that the page throws or the policy forbids fails it. */
+function check(name, body, { at = service, ...options } = {}) {
+  test(name, { timeout: 120_000 }, async () => {
+    const context = await browser.newContext({ viewport: { width: 1200, height: 800 }, acceptDownloads: true, ...options });
+    const page = await context.newPage();
+    page.setDefaultTimeout(20_000);
+    const wrong = [];
+    page.on("pageerror", (error) => wrong.push(error.message));
+    page.on("console", (message) => {
+      if (message.type() === "error" && !/Failed to load resource/.test(message.text())) wrong.push(message.text());
+    });
+    page.on("request", (request) => {
+      const { protocol, origin } = new URL(request.url());
+      if (protocol !== "blob:" && `${origin}/` !== at.url) wrong.push(`asked ${request.url()}`);
+    });
+    try {
+      await page.goto(at.url);
+      await body(page, context);
+      assert.deepEqual(wrong, []);
+    } catch (error) {
+      if (PICTURES) await picture(page, `failed-${name.replace(/\W+/g, "-")}`);
+      throw error;
+    } finally {
+      await context.close();
+    }
+  });
+}
+
+async function picture(page, name) {
+  if (!PICTURES) return;
+  mkdirSync(PICTURES, { recursive: true });
+  await page.screenshot({ path: join(PICTURES, `${name}.png`) });
+}
+
+const ready = (page) => page.waitForSelector("html[data-ready=yes]");
+const answers = (page) => page.locator(".message.assistant:not([aria-busy])");
+const questions = (page) => page.locator(".message.user");
+
+async function ask(page, text = QUESTION) {
+  const count = await answers(page).count();
+  await page.fill("#message", text);
+  await page.press("#message", "Enter");
+  await answers(page).nth(count).waitFor();
+}
+
+/** Asks, and gives when the first words of the answer are there. */
+async function streaming(page) {
+  await page.fill("#message", QUESTION);
+  await page.press("#message", "Enter");
+  await page.locator(".message.assistant:last-child .body:not(:empty)").waitFor();
+}
+
+/** Words without end, so that there is time to look while they come. */
+async function slowly(page) {
+  await page.click("#settings");
+  await page.fill("#field-temperature", "5");
+  await page.fill("#field-top_k", "0");
+  await page.fill("#field-top_p", "1");
+  await page.click("dialog .primary");
+  await page.waitForSelector("dialog", { state: "detached" });
+}
+
+async function accessible(page, where) {
+  await page.evaluate(AXE);
+  const { violations } = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"] }));
+  const serious = violations.filter(({ impact }) => ["serious", "critical"].includes(impact));
+  const told = serious.map(({ id, nodes }) => `${id}: ${nodes.map((node) => node.html).join(" | ").slice(0, 400)}`);
+  assert.deepEqual(told, [], where);
+}
+
+const noSideways = async (page) => {
+  const [wide, window] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+  assert.ok(wide <= window, `${wide} wide in a window of ${window}`);
+};
+
+check("an empty page says what it is, and what its model is", async (page) => {
+  await ready(page);
+  await page.getByText("five million parameters").waitFor();
+  await page.getByText("not an assistant").waitFor();
+  await page.getByRole("button", { name: QUESTION }).click();
+  assert.equal(await page.inputValue("#message"), QUESTION);
+  await accessible(page, "empty");
+  await picture(page, "empty");
+});
+
+check("a question is sent, its answer comes, and both are there after reloading", async (page) => {
+  await ready(page);
+  await ask(page);
+  assert.match(await answers(page).first().innerText(), new RegExp(ANSWER));
+  assert.match(await answers(page).first().locator(".numbers").innerText(), /\d+ tokens/);
+  assert.match(await page.innerText("#context-text"), /\d+ of [\d.,]+ tokens/);
+  await page.waitForSelector(`.item[aria-current]:has-text("${QUESTION}")`);
+  assert.equal(await page.innerText("#title"), QUESTION);
+  assert.match(await page.textContent("#status"), new RegExp(ANSWER));
+  await accessible(page, "answered");
+  await page.reload();
+  await ready(page);
+  assert.equal(await questions(page).locator(".body").innerText(), QUESTION);
+  assert.match(await answers(page).first().innerText(), new RegExp(ANSWER));
+  await picture(page, "answered");
+});
+
+check("an answer streams and can be stopped with the key and the button", async (page) => {
+  await ready(page);
+  const stopped = page.locator("#thread").getByText("Stopped.", { exact: true });
+  for (const stop of [() => page.keyboard.press("Escape"), () => page.click("#stop", { timeout: 1000 })]) {
+    // The model is fast: an answer may end before the stop arrives, and then another is asked for.
+    for (let tries = 0; tries === 0 || (await stopped.count()) === 0; tries++) {
+      assert.ok(tries < 20, "no stop came in time");
+      await page.click("#new");
+      await slowly(page);
+      await streaming(page);
+      await picture(page, "streaming");
+      await stop().catch(() => {});
+      await page.waitForSelector("[aria-busy]", { state: "detached" });
+      assert.ok(await page.isVisible("#send"));
+    }
+  }
+  await page.reload();
+  await ready(page);
+  assert.equal(await stopped.count(), 1);
+  assert.notEqual(await answers(page).locator(".body").innerText(), "");
+});
+
+check("a question can be edited, an answer asked for again, and branches be gone through", async (page) => {
+  await ready(page);
+  await ask(page);
+  await page.click('[aria-label="Edit and send again"]');
+  await page.fill(".edit textarea", "What does gzip do?");
+  await page.click(".edit .primary");
+  await page.locator(".message.user .branches").waitFor();
+  assert.match(await questions(page).innerText(), /What does gzip do\?[^]*2\/2/);
+  await page.waitForSelector('[aria-label="Answer again"]:not(:disabled)');
+  await page.click('[aria-label="Answer again"]');
+  await page.locator(".message.assistant .branches").getByText("2/2").waitFor();
+  await page.locator('.message.assistant [aria-label="Version before"]:not(:disabled)').click();
+  await page.locator(".message.assistant .branches").getByText("1/2").waitFor();
+  await page.locator('.message.user [aria-label="Version before"]').click();
+  await page.locator(".message.user .branches").getByText("1/2").waitFor();
+  assert.equal(await questions(page).locator(".body").innerText(), QUESTION);
+  assert.match(await answers(page).innerText(), new RegExp(ANSWER));
+  await accessible(page, "branches");
+  await picture(page, "branches");
+  await page.reload();
+  await ready(page);
+  assert.equal(await questions(page).locator(".body").innerText(), QUESTION);
+});
+
+check("a swarm says who answered", async (page) => {
+  await ready(page);
+  await page.selectOption("#model", "swarm");
+  await ask(page, "How do I reverse a list in Python?");
+  await page.click(".experts summary");
+  assert.ok((await page.locator(".experts li").count()) > 0);
+  assert.match(await page.innerText(".experts"), /%/);
+  await accessible(page, "swarm");
+  await picture(page, "swarm");
+  const only = await page.locator("#model option").evaluateAll((options) => options.find((o) => /python only/.test(o.text))?.value);
+  await page.selectOption("#model", only);
+  await ask(page, "How do I reverse a list in Python?");
+  assert.match(await page.locator(".experts").nth(1).innerText(), /python[^]*100 %/);
+  await page.reload();
+  await ready(page);
+  assert.equal(await page.inputValue("#model"), only);
+});
+
+check("settings are kept with the conversation", async (page) => {
+  await ready(page);
+  await page.click("#settings");
+  await page.fill("#field-system", "Be brief.");
+  await page.fill("#field-max_tokens", "3");
+  await accessible(page, "settings");
+  await picture(page, "settings");
+  await page.click("dialog .primary");
+  await ask(page);
+  await page.getByText("Cut: the limit of tokens was reached.").waitFor();
+  await page.reload();
+  await ready(page);
+  await page.click("#settings");
+  assert.equal(await page.inputValue("#field-system"), "Be brief.");
+  assert.equal(await page.inputValue("#field-max_tokens"), "3");
+  await page.fill("#field-temperature", "9");
+  await page.click("dialog .primary");
+  assert.ok(await page.isVisible("dialog"), "a value that cannot be is not taken");
+  await page.keyboard.press("Escape");
+  await page.waitForSelector("dialog", { state: "detached" });
+});
+
+check("conversations are searched, renamed and deleted", async (page) => {
+  await ready(page);
+  await ask(page, "What does chmod do?");
+  await page.click("#more summary");
+  await page.click("#rename");
+  await page.fill("#field-title", "Rights of files");
+  await page.keyboard.press("Enter");
+  await page.waitForSelector('.item[aria-current]:has-text("Rights of files")');
+  await page.fill("#search", "CHMOD");
+  await page.waitForFunction(() => document.querySelectorAll(".item").length === 1);
+  assert.match(await page.innerText(".item"), /Rights of files[^]*chmod/i);
+  await page.fill("#search", "nothing holds this");
+  await page.getByText("Nothing was found.").waitFor();
+  await page.fill("#search", "");
+  await page.waitForFunction(() => document.querySelectorAll(".item").length > 1);
+  await page.click("#more summary");
+  await page.click("#delete");
+  await accessible(page, "deleting");
+  await picture(page, "deleting");
+  await page.click("dialog .primary");
+  await page.getByText("A model on this machine").waitFor();
+  assert.equal(await page.locator('.item:has-text("Rights of files")').count(), 0);
+});
+
+check("conversations go out as files and come back", async (page) => {
+  await ready(page);
+  await ask(page, "What does cat do?");
+  const download = async (button) => {
+    await page.click("#more summary");
+    const [file] = await Promise.all([page.waitForEvent("download"), page.click(button)]);
+    return [file.suggestedFilename(), readFileSync(await file.path(), "utf8")];
+  };
+  const [name, markdown] = await download("#export-markdown");
+  assert.equal(name, "What-does-cat-do.md");
+  assert.match(markdown, /^# What does cat do\?\n\n## You\n\nWhat does cat do\?\n/);
+  const [, text] = await download("#export-json");
+  const file = JSON.parse(text);
+  assert.equal(file.conversations[0].messages.length, 2);
+  file.conversations[0].title = "Came back";
+  const path = join(service.home, "import.json");
+  writeFileSync(path, JSON.stringify(file));
+  await page.setInputFiles("#import-file", path);
+  await page.getByText("1 conversation was imported.").waitFor();
+  await page.click('.item:has-text("Came back")');
+  assert.equal(await questions(page).locator(".body").innerText(), "What does cat do?");
+  writeFileSync(path, "{}");
+  await page.setInputFiles("#import-file", path);
+  await page.getByText("this is not a file of exported conversations").waitFor();
+});
+
+check("files of text are attached, others are refused with the reason", async (page) => {
+  await ready(page);
+  const file = (name, content) => ({ name, mimeType: "text/plain", buffer: Buffer.from(content) });
+  await page.setInputFiles("#files", [file("notes.txt", "alpha\n```\nbeta\n"), file("other.md", "x")]);
+  await page.click('[aria-label="Remove other.md"]');
+  assert.match(await page.innerText("#chips"), /notes\.txt/);
+  await page.setInputFiles("#files", [file("picture.png", Buffer.from([0x89, 0x50, 0, 1]))]);
+  await page.getByText("it is not a text in UTF-8").waitFor();
+  await page.setInputFiles("#files", [file("huge.txt", "x".repeat(2 << 20))]);
+  await page.getByText("Attach the part that matters").waitFor();
+  await accessible(page, "attached");
+  await picture(page, "attached");
+  await ask(page, "What is in it?");
+  await page.click(".files summary");
+  assert.match(await page.innerText(".files pre"), /alpha/);
+  assert.ok(await page.isHidden("#chips"));
+});
+
+check("what a model or a file writes never becomes markup", async (page) => {
+  await ready(page);
+  const bad = '<img src=x onerror="document.title=1"> [a](javascript:alert(1)) <script>document.title=2</script> ![p](https://a.example/p.png)';
+  const message = (id, role, text, parent) => ({ id, role, text, created: 1, ...(parent === undefined ? {} : { parent }) });
+  const file = { format: "hublab-conversations", version: 1, conversations: [{ title: bad, created: 1, updated: Date.now(),
+    messages: [message(0, "user", bad), message(1, "assistant", bad, 0)] }] };
+  const path = join(service.home, "bad.json");
+  writeFileSync(path, JSON.stringify(file));
+  await page.setInputFiles("#import-file", path);
+  await page.locator(".item", { hasText: "onerror" }).click();
+  await answers(page).first().waitFor();
+  assert.equal(await page.locator("#thread img, #thread script, #list img").count(), 0);
+  assert.equal(await page.locator('#thread a[href^="javascript"]').count(), 0);
+  assert.match(await page.title(), /^<img/);
+});
+
+check("without the service the page says so, keeps what was written, and goes on", async (page) => {
+  await ready(page);
+  await ask(page);
+  await service.kill();
+  await page.fill("#message", "Are you there?");
+  await page.press("#message", "Enter");
+  await page.getByText("The service does not answer").waitFor();
+  await page.waitForFunction(() => document.querySelector("#message").value === "Are you there?");
+  await accessible(page, "offline");
+  await picture(page, "offline");
+  await service.start();
+  await page.waitForSelector("#banner", { state: "hidden" });
+  assert.match(await answers(page).first().innerText(), new RegExp(ANSWER));
+  await page.press("#message", "Enter");
+  await answers(page).nth(1).waitFor();
+});
+
+check("a kill in the middle of an answer loses neither question nor page", async (page) => {
+  await ready(page);
+  // The model is fast: an answer may end before the kill.
+  for (let tries = 0; ; tries++) {
+    assert.ok(tries < 20, "no kill came in time");
+    await page.click("#new");
+    await slowly(page);
+    await streaming(page);
+    await service.kill();
+    const broke = page.getByText("The connection broke; this is what had arrived.");
+    const found = await broke.waitFor({ timeout: 2000 }).then(() => true, () => false);
+    await service.start();
+    if (found) break;
+  }
+  await page.waitForSelector("#banner", { state: "hidden" });
+  await page.getByText("There is no answer.").waitFor();
+  assert.equal(await questions(page).last().locator(".body").innerText(), QUESTION);
+});
+
+check("everything can be done with the keyboard", async (page) => {
+  await ready(page);
+  await page.keyboard.press("Tab");
+  assert.equal(await page.evaluate(() => document.activeElement.className), "skip");
+  await page.keyboard.press("Enter");
+  await page.keyboard.type(QUESTION);
+  await page.keyboard.press("Shift+Enter");
+  await page.keyboard.type("Briefly.");
+  assert.equal(await page.inputValue("#message"), `${QUESTION}\nBriefly.`);
+  await page.keyboard.press("Enter");
+  await answers(page).first().waitFor();
+  // The list: from the search with the arrows, and back.
+  await page.evaluate(() => document.activeElement.blur());
+  await page.keyboard.press("/");
+  assert.equal(await page.evaluate(() => document.activeElement.id), "search");
+  await page.keyboard.press("ArrowDown");
+  await page.keyboard.press("ArrowDown");
+  const second = await page.evaluate(() => document.activeElement.innerText);
+  await page.keyboard.press("Enter");
+  await page.waitForFunction((title) => document.querySelector("#title").textContent.startsWith(title.slice(0, 10)), second);
+  await page.keyboard.press("ArrowUp");
+  await page.keyboard.press("ArrowUp");
+  assert.equal(await page.evaluate(() => document.activeElement.id), "search");
+  await page.keyboard.press("ArrowDown");
+  await page.keyboard.press("Delete");
+  await page.waitForSelector("dialog");
+  assert.equal(await page.evaluate(() => document.activeElement.textContent), "Cancel");
+  await page.keyboard.press("Escape");
+  await page.waitForSelector("dialog", { state: "detached" });
+  // The menu.
+  await page.focus("#more summary");
+  await page.keyboard.press("Enter");
+  await page.keyboard.press("Tab");
+  assert.equal(await page.evaluate(() => document.activeElement.id), "rename");
+  await page.keyboard.press("Escape");
+  assert.equal(await page.evaluate(() => document.querySelector("#more").open), false);
+  // Focus is seen wherever it goes.
+  for (let step = 0; step < 30; step++) {
+    await page.keyboard.press("Tab");
+    const seen = await page.evaluate(() => {
+      const element = document.activeElement;
+      if (element === document.body) return true;
+      const shown = (node) => getComputedStyle(node).outlineStyle !== "none" || getComputedStyle(node.closest(".box") ?? node).outlineStyle !== "none";
+      return shown(element) && element.getBoundingClientRect().width > 0;
+    });
+    assert.ok(seen, await page.evaluate(() => document.activeElement.outerHTML.slice(0, 200)));
+  }
+});
+
+check("a telephone's width is enough", async (page) => {
+  await ready(page);
+  await noSideways(page);
+  await picture(page, "phone-empty");
+  await ask(page, `${QUESTION} ${"longword".repeat(20)}`);
+  await noSideways(page);
+  await accessible(page, "phone");
+  await picture(page, "phone");
+  await page.click("#side-open");
+  await page.waitForSelector(".item");
+  await accessible(page, "phone with the list");
+  await picture(page, "phone-list");
+  await page.locator(".item").nth(1).click();
+  await page.waitForFunction(() => !document.body.classList.contains("side-is-open"));
+  await page.click("#settings");
+  await noSideways(page);
+  await picture(page, "phone-settings");
+}, { viewport: { width: 360, height: 740 } });
+
+check("dark comes with the system, and by choice", async (page) => {
+  await ready(page);
+  const paper = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+  const dark = await paper();
+  await ask(page, "What does ls do?");
+  await accessible(page, "dark");
+  await picture(page, "dark");
+  await page.click("#theme");
+  const light = await paper();
+  assert.notEqual(dark, light);
+  await accessible(page, "light");
+  await page.click("#theme");
+  assert.equal(await paper(), dark);
+  await page.reload();
+  await ready(page);
+  assert.equal(await page.innerText("#theme"), "Theme: dark");
+}, { colorScheme: "dark" });
+
+// ---- services that are set up otherwise ----
+
+const unkept = new Service({ environment: { HUBLAB_SERVER_STORAGE: "false" } });
+before(() => unkept.start());
+after(() => unkept.end());
+
+check("without storage the page keeps conversations in the tab, and says so", async (page) => {
+  await ready(page);
+  await page.getByText("Conversations are not kept", { exact: false }).waitFor();
+  await ask(page);
+  assert.match(await answers(page).first().innerText(), new RegExp(ANSWER));
+  await page.click('[aria-label="Answer again"]');
+  await page.locator(".message.assistant .branches").getByText("2/2").waitFor();
+  await page.click("#new");
+  await page.click(".item");
+  assert.equal(await questions(page).locator(".body").innerText(), QUESTION);
+  await accessible(page, "not kept");
+  await picture(page, "not-kept");
+  await page.reload();
+  await page.waitForFunction(() => document.querySelectorAll(".item").length === 0);
+}, { at: unkept });
+
+const locked = new Service({ flags: ["--api-key-file", "keys"] });
+before(async () => {
+  const keys = join(locked.home, "keys");
+  writeFileSync(keys, "reader 0123456789abcdef0123\n");
+  locked.flags[1] = keys;
+  await locked.start();
+});
+after(() => locked.end());
+
+check("a service that wants a key is given one, for this tab", async (page) => {
+  await page.waitForSelector("dialog #field-key");
+  await accessible(page, "key");
+  await picture(page, "key");
+  await page.fill("#field-key", "wrong");
+  await page.keyboard.press("Enter");
+  await page.getByText("did not accept the key").waitFor();
+  await page.fill("#field-key", "0123456789abcdef0123");
+  await page.keyboard.press("Enter");
+  await ready(page);
+  await ask(page);
+  await page.reload();
+  await ready(page);
+  assert.equal(await page.evaluate(() => localStorage.length + document.cookie.length), 1, "only the theme is remembered");
+}, { at: locked });
