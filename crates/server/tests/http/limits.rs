@@ -188,7 +188,28 @@ fn connections_over_the_limit_are_turned_away() {
 #[test]
 fn a_stream_that_has_nothing_to_say_says_so() {
     let limits = Limits { ping: Duration::from_millis(1), ..Limits::default() };
-    let service = limited(limits);
+    let node = NodeConfig { running_max: 1, ..NodeConfig::default() };
+    let service = Service::with(ServerConfig { limits, ..ServerConfig::default() }, node, &[]);
+    // Others are before it, so that it has to wait for far longer than a ping takes.
+    let mut body = question("What does tar do?");
+    body["n"] = 8.into();
+    body["temperature"] = 2.into();
+    let text = body.to_string();
+    let request = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{text}",
+        text.len()
+    );
+    let mut before: Vec<_> = (0..24).map(|_| service.connect()).collect();
+    for stream in &mut before {
+        stream.write_all(request.as_bytes()).unwrap();
+    }
+    let waiting = || service.get("/api/ps").ok()["hublab"]["waiting"].as_u64().unwrap();
+    for _ in 0..1000 {
+        if waiting() >= 32 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let mut body = question("What does tar do?");
     body["stream"] = true.into();
     let text = service.chat(&body).text();
