@@ -57,8 +57,8 @@ pub struct SystemConfig {
 pub struct KernelConfig {
     /// How much is logged on standard error.
     pub log_level: LogLevel,
-    /// Bytes that the service may hold besides models: queued requests, the bodies of those that are read, and the history that
-    /// it keeps, all together. Models and their keys and values are bounded by [`RuntimeConfig::max_memory`].
+    /// Bytes of the bodies of requests that the service reads at once, all together. The queue is bounded by the number of its
+    /// requests, kept conversations by limits of their own, models and their keys and values by [`RuntimeConfig::max_memory`].
     pub heap_size: u64,
 }
 
