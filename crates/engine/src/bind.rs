@@ -1,5 +1,6 @@
 //! Binds a file's tensors to a description: finds them by name, checks their shapes, and refuses what nothing would read.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use hublabio_gguf::GgufFile;
@@ -11,10 +12,15 @@ use crate::hyperparameters::{ExpertNumbers, Hyperparameters};
 use crate::model::{Embedding, Experts, FeedForward, Head, HeadNorm, Layer, Linear, Matrix, Mlp, Norm, SharedExpert};
 use crate::rope::FrequencyFactors;
 
+/// Values of vectors that stand for those of a file without weights; the largest models have some ten million. A file that is
+/// not here costs nothing to make larger.
+const ABSENT_VALUES_MAX: usize = 1 << 26;
+
 /// Finds tensors by name, checks their shapes, and remembers which were asked for.
 pub(crate) struct Binder<'a> {
     file: &'a GgufFile,
     h: &'a Hyperparameters,
+    absent_values: Cell<usize>,
     used: Vec<bool>,
     /// Tensors in the order in which they were asked for: that of the forward pass.
     order: Vec<usize>,
@@ -22,7 +28,7 @@ pub(crate) struct Binder<'a> {
 
 impl<'a> Binder<'a> {
     pub fn new(file: &'a GgufFile, h: &'a Hyperparameters) -> Self {
-        Self { file, h, used: vec![false; file.tensors().len()], order: Vec::new() }
+        Self { file, h, absent_values: Cell::new(0), used: vec![false; file.tensors().len()], order: Vec::new() }
     }
 
     /// Tensors in the order of the forward pass.
@@ -81,7 +87,24 @@ impl<'a> Binder<'a> {
     }
 
     fn values(&self, index: usize) -> Result<Vec<f32>> {
+        if !self.file.has_weights() {
+            return self.absent(index);
+        }
         Ok(self.file.tensor_at(index).expect("the index comes from this file").to_f32()?)
+    }
+
+    /// Whether a model could be run is asked before it is here: any numbers will do that could be such.
+    fn absent(&self, index: usize) -> Result<Vec<f32>> {
+        let info = &self.file.tensors()[index];
+        let n = info.n_elements() as usize;
+        self.absent_values.set(self.absent_values.get().saturating_add(n));
+        if self.absent_values.get() > ABSENT_VALUES_MAX {
+            let problem = format!("norms and biases of more than {ABSENT_VALUES_MAX} values together");
+            let advice = "fetch another file of the model";
+            let cause = Box::new(hublabio_gguf::Error::BadTensor { problem, advice });
+            return Err(hublabio_gguf::Error::InTensor { name: info.name.clone(), cause }.into());
+        }
+        Ok(vec![1.0; n])
     }
 
     fn optional_vector(&mut self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {

@@ -146,6 +146,12 @@ impl Runner {
         Ok(&self.buffers.result)
     }
 
+    /// Swaps what the last pass returned against `other`, whose memory the next pass uses: its owner can go on with the one
+    /// while the other is computed, and nothing is copied.
+    pub fn swap_result(&mut self, other: &mut Vec<f32>) {
+        std::mem::swap(&mut self.buffers.result, other);
+    }
+
     /// As [`Self::forward`], for the states after the last norm in place of logits, `[wanted, d_model]`: what embeddings
     /// are pooled from.
     ///

@@ -28,6 +28,14 @@ pub enum Error {
         /// The writer's answer.
         cause: std::io::Error,
     },
+    /// A model of which only the description is here is larger than what this program can address.
+    #[error("cannot set {bytes} bytes of addresses aside: {cause}")]
+    NoRoom {
+        /// Bytes of a file.
+        bytes: u64,
+        /// The system's answer.
+        cause: std::io::Error,
+    },
     /// The path is a directory, a pipe or something else that cannot be mapped.
     #[error("{} is not a regular file: give the path of a .gguf file", path.display())]
     NotAFile {

@@ -6,8 +6,8 @@ use memmap2::Mmap;
 
 use crate::error::Error;
 use crate::metadata::Metadata;
-use crate::mmap::map_file;
-use crate::parse::{Parsed, parse};
+use crate::mmap::{map_file, map_nothing};
+use crate::parse::{Parsed, parse, parse_head};
 use crate::split::{self, SplitKeys};
 use crate::tensor::{TensorInfo, TensorView};
 
@@ -37,12 +37,14 @@ enum Storage {
     Map(Mmap),
     Static(&'static [u8]),
     Owned(Vec<u8>),
+    /// Zeros in place of a file of which only the description is known.
+    Absent(Mmap),
 }
 
 impl Storage {
     fn as_slice(&self) -> &[u8] {
         match self {
-            Self::Map(map) => map,
+            Self::Map(map) | Self::Absent(map) => map,
             Self::Static(bytes) => bytes,
             Self::Owned(bytes) => bytes,
         }
@@ -63,6 +65,23 @@ impl Part {
     /// Tensors whose weights lie in this part.
     pub fn n_tensors(&self) -> usize {
         self.n_tensors
+    }
+}
+
+/// The description of a file that is not here: what its first bytes say.
+#[derive(Debug)]
+pub struct Head {
+    parsed: Parsed,
+    file_bytes: u64,
+}
+
+impl Head {
+    /// Reads the first bytes of a file that has `file_bytes` bytes in all.
+    ///
+    /// # Errors
+    /// As [`GgufFile::open`]. Where `bytes` end before the description does, more of them may be the cure.
+    pub fn parse(bytes: &[u8], file_bytes: u64) -> Result<Self, Error> {
+        Ok(Self { parsed: parse_head(bytes, file_bytes)?, file_bytes })
     }
 }
 
@@ -144,6 +163,30 @@ impl GgufFile {
     /// As [`Self::from_static`].
     pub fn from_vec(bytes: Vec<u8>) -> Result<Self, Error> {
         Self::from_storage(Storage::Owned(bytes))
+    }
+
+    /// A model of which only the descriptions of its files are here, in order, for programs that ask what it is and what it would
+    /// need. Its weights read as zeros and take no memory; [`has_weights`](Self::has_weights) tells.
+    ///
+    /// # Errors
+    /// When the descriptions do not belong together, or the system has not enough addresses for the whole.
+    pub fn from_heads(heads: Vec<Head>) -> Result<Self, Error> {
+        let first = heads.first().map(|head| split::split_keys(&head.parsed.metadata)).transpose()?.flatten();
+        let count = first.map_or(1, |keys| keys.count);
+        if count != heads.len() as u64 {
+            let problem = format!("there are {} files of a model that has {count} parts", heads.len());
+            return Err(Error::Split { problem, advice: "give all its parts, and no others" });
+        }
+        let mut parts = Vec::with_capacity(heads.len());
+        for (index, Head { mut parsed, file_bytes }) in heads.into_iter().enumerate() {
+            if let Some(keys) = first {
+                check_part(&parsed.metadata, index as u64, keys)?;
+            }
+            parsed.tensors.iter_mut().for_each(|tensor| tensor.part = index);
+            let bytes = Storage::Absent(map_nothing(file_bytes)?);
+            parts.push((Part { path: None, bytes, n_tensors: parsed.tensors.len() }, parsed));
+        }
+        Self::join(parts)
     }
 
     fn from_storage(bytes: Storage) -> Result<Self, Error> {
@@ -250,6 +293,11 @@ impl GgufFile {
     /// Size of all parts in bytes.
     pub fn total_bytes(&self) -> u64 {
         self.parts.iter().map(Part::n_bytes).sum()
+    }
+
+    /// Whether the weights are there, and not only what describes them ([`from_heads`](Self::from_heads)).
+    pub fn has_weights(&self) -> bool {
+        !self.parts.iter().any(|part| matches!(part.bytes, Storage::Absent(_)))
     }
 
     /// The path of the file, or of the first part; `None` for bytes in memory.

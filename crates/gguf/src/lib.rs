@@ -33,7 +33,7 @@ mod value;
 mod writer;
 
 pub use error::Error;
-pub use file::{GgufFile, Part};
+pub use file::{GgufFile, Head, Part};
 pub use half::{BF16, F16};
 pub use importance::Importance;
 pub use metadata::Metadata;

@@ -1,10 +1,10 @@
-//! The one file with `unsafe` in this crate: a read-only memory map of a whole file.
+//! The one file with `unsafe` in this crate: read-only memory maps, of a whole file or of nothing.
 #![allow(unsafe_code)]
 
 use std::fs::File;
 use std::path::Path;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapOptions};
 
 use crate::error::Error;
 
@@ -25,4 +25,13 @@ pub(crate) fn map_file(path: &Path) -> Result<Mmap, Error> {
     // one. The remaining condition, that nobody shrinks the file while it is mapped, is the caller's and is
     // documented above and at `GgufFile::open`.
     unsafe { Mmap::map(&file) }.map_err(io("map"))
+}
+
+/// So many zeros, which take addresses and, as long as nobody writes, no memory.
+pub(crate) fn map_nothing(bytes: u64) -> Result<Mmap, Error> {
+    let mapped = usize::try_from(bytes).map_err(std::io::Error::other).and_then(|bytes| {
+        // Reserving nothing: the whole may be larger than this machine's memory.
+        MmapOptions::new().len(bytes.max(1)).no_reserve_swap().map_anon()?.make_read_only()
+    });
+    mapped.map_err(|cause| Error::NoRoom { bytes, cause })
 }

@@ -38,6 +38,7 @@ pub(crate) const MAX_ALIGNMENT: u64 = 1 << 30;
 const DAMAGED: &str = "the file is damaged, fetch or convert it again";
 
 /// The content of one file. Tensor offsets are from the start of the file.
+#[derive(Debug)]
 pub(crate) struct Parsed {
     pub version: u32,
     pub alignment: u64,
@@ -47,6 +48,11 @@ pub(crate) struct Parsed {
 
 /// Parses a whole file. The tensors say part 0; the caller knows better.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Parsed, Error> {
+    parse_head(bytes, bytes.len() as u64)
+}
+
+/// As [`parse`], of the first bytes of a file that has `file_bytes`: as many as its description takes.
+pub(crate) fn parse_head(bytes: &[u8], file_bytes: u64) -> Result<Parsed, Error> {
     let mut cursor = Cursor::new(bytes);
     let version = header(&mut cursor, bytes)?;
     let n_tensors = cursor.u64("the tensor count")?;
@@ -65,7 +71,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Parsed, Error> {
     for _ in 0..n_tensors {
         tensors.push(tensor_info(&mut cursor, alignment)?);
     }
-    place_tensors(&mut tensors, cursor.offset().next_multiple_of(alignment), bytes.len() as u64)?;
+    place_tensors(&mut tensors, cursor.offset().next_multiple_of(alignment), file_bytes)?;
     Ok(Parsed { version, alignment, metadata, tensors })
 }
 

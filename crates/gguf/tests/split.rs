@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use hublabio_gguf::{Error, GgmlType, GgufFile, SplitLimit, Value, Writer, split_file_name};
+use hublabio_gguf::{Error, GgmlType, GgufFile, Head, SplitLimit, TensorInfo, Value, Writer, split_file_name};
 
 fn fixture(part: usize) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(split_file_name("split", part, 3))
@@ -199,4 +199,41 @@ fn a_split_writer_sets_the_keys_itself() {
     let parts = writer.split(SplitLimit::Tensors(1)).unwrap();
     let message = parts[0].begin(Vec::new()).unwrap_err().to_string();
     assert!(message.contains("split.count") && message.contains("remove"), "{message}");
+}
+
+#[test]
+fn a_model_is_described_by_the_first_bytes_of_its_files() {
+    let whole = GgufFile::open(&fixture(0)).unwrap();
+    let files: Vec<Vec<u8>> = (0..3).map(|part| std::fs::read(fixture(part)).unwrap()).collect();
+    // Up to the first weight, which is what describes a file.
+    let head = |part: usize| {
+        let first = whole.tensors().iter().filter(|tensor| tensor.part() == part).map(TensorInfo::file_offset);
+        &files[part][..first.min().unwrap_or(files[part].len() as u64) as usize]
+    };
+    let heads = |parts: &[usize]| {
+        let heads = parts.iter().map(|&part| Head::parse(head(part), files[part].len() as u64));
+        GgufFile::from_heads(heads.collect::<Result<_, _>>().unwrap())
+    };
+    let described = heads(&[0, 1, 2]).unwrap();
+    assert!(whole.has_weights() && !described.has_weights());
+    assert_eq!(described.tensors(), whole.tensors());
+    assert!(described.metadata().iter().eq(whole.metadata().iter()));
+    assert_eq!(described.total_bytes(), whole.total_bytes());
+    assert!(described.views().all(|view| view.data.iter().all(|byte| *byte == 0)));
+    for parts in [&[][..], &[0], &[0, 2, 1], &[1, 0, 2], &[0, 1, 2, 2]] {
+        assert!(matches!(heads(parts), Err(Error::Split { .. })), "{parts:?}");
+    }
+    // What is cut, or is larger than its file, is none.
+    let bytes = head(0);
+    for n in (0..bytes.len()).step_by(7) {
+        if let Ok(head) = Head::parse(&bytes[..n], files[0].len() as u64) {
+            assert!(bytes.len() - n < 64, "only padding may be missing: {head:?}");
+        }
+    }
+    assert!(Head::parse(&files[1], files[1].len() as u64 - 64).is_err());
+    // A size that nobody can have.
+    let mut writer = Writer::new();
+    writer.add_tensor("t", &[1], GgmlType::F32).unwrap();
+    let huge = Head::parse(&writer.to_bytes([&[0; 4][..]]).unwrap(), u64::MAX).unwrap();
+    assert!(matches!(GgufFile::from_heads(vec![huge]), Err(Error::NoRoom { bytes: u64::MAX, .. })));
 }
