@@ -1,12 +1,15 @@
 //! What a model said, taken apart while it says it: content, reasoning, tool calls.
 //!
 //! [`OutputParser`] is a state machine: text in, events out, in whatever pieces the text comes. Which marks stand for a
-//! call is in `format.rs`, what stands between them in `calls.rs` and `python.rs`. Nothing is lost: what looks like a
-//! call and is none comes out as [`Malformed`], with its text and what is wrong with it.
+//! call is in `format.rs`, what stands between them in `calls.rs` and `python.rs`, and what is told of a call before it is
+//! complete in `growing.rs`. Nothing is lost: what looks like a call and is none comes out as [`Malformed`], with its text
+//! and what is wrong with it.
 
 mod calls;
 mod form;
 mod format;
+mod growing;
+mod json_prefix;
 mod python;
 
 use std::fmt;
@@ -14,6 +17,7 @@ use std::fmt;
 pub use form::CallForm;
 pub use format::ToolFormat;
 use format::{Body, End, Section};
+use growing::Growing;
 
 use crate::message::{Content, Message, Tool, ToolCall};
 
@@ -39,9 +43,20 @@ pub enum Event {
     Content(String),
     /// More of what is thought.
     Reasoning(String),
-    /// A tool is to be called.
+    /// A call has begun whose arguments come piece by piece. Its end is the next [`ToolCall`](Event::ToolCall), or
+    /// [`Malformed`](Event::Malformed). Not every call is told before it is complete.
+    CallBegin {
+        /// Its id, if the model gave it one before the arguments.
+        id: Option<String>,
+        /// Which tool.
+        name: String,
+    },
+    /// More of the arguments of the call that has begun: of the text of a JSON object, as the model writes it. What came so
+    /// far can always still become one.
+    CallArguments(String),
+    /// A tool is to be called: the call is complete.
     ToolCall(ToolCall),
-    /// Something looked like a call and is none.
+    /// Something looked like a call and is none. A call that has begun is none, either.
     Malformed(Malformed),
 }
 
@@ -79,6 +94,8 @@ impl Answer {
         match event {
             Event::Content(text) => self.content.push_str(&text),
             Event::Reasoning(text) => self.reasoning.get_or_insert_default().push_str(&text),
+            // It comes again when it is complete.
+            Event::CallBegin { .. } | Event::CallArguments(_) => {}
             Event::ToolCall(call) => self.tool_calls.push(call),
             Event::Malformed(malformed) => self.malformed.push(malformed),
         }
@@ -128,11 +145,12 @@ enum State {
     Call(&'static Section, Scan),
 }
 
-/// How far the end of a call has been searched, so that no byte is searched twice.
+/// How far the end of a call has been searched, so that no byte is searched twice, and what was told of it.
 #[derive(Debug, Clone, Default)]
 struct Scan {
     searched: usize,
     json: JsonScan,
+    growing: Growing,
 }
 
 impl OutputParser {
@@ -338,42 +356,23 @@ impl OutputParser {
     }
 
     fn step_call(&mut self, section: &'static Section, mut scan: Scan, ended: bool, events: &mut Vec<Event>) -> bool {
-        let found = match section.end {
-            End::Nothing => Some((0, 0)),
-            End::Rest => None,
-            End::Mark(mark) => {
-                // The mark may begin in what was searched before.
-                let from = floor_boundary(&self.buffer, scan.searched.saturating_sub(mark.len()));
-                scan.searched = self.buffer.len();
-                self.buffer[from..].find(mark).map(|at| (from + at, mark.len()))
-            }
-            End::Json => scan.json_end(&self.buffer, 0),
-            End::NamedJson(mark) => {
-                let bare = matches!(self.buffer.trim_start().as_bytes().first(), Some(b'[' | b'{'))
-                    && !self.buffer.trim_start().starts_with(mark);
-                // `[ARGS]` begins as a list does.
-                let undecided = !ended && mark.starts_with(self.buffer.trim_start());
-                match self.buffer.find(mark) {
-                    _ if undecided => None,
-                    _ if bare => scan.json_end(&self.buffer, 0),
-                    Some(at) => scan.json_end(&self.buffer, at + mark.len()),
-                    None => None,
-                }
-            }
-        };
+        let found = scan.section_end(section.end, &self.buffer, ended);
         let too_long = self.buffer.len() > CALL_BYTES_MAX;
-        let (length, mark_length) = match found {
-            Some(found) => found,
-            None if ended || too_long => (floor_boundary(&self.buffer, CALL_BYTES_MAX.min(self.buffer.len())), 0),
-            None => {
-                self.state = State::Call(section, scan);
-                return false;
-            }
-        };
+        if found.is_none() && !ended && !too_long {
+            let certain = match section.end {
+                End::Mark(mark) => self.buffer.len() - partial_suffix(&self.buffer, mark),
+                _ => self.buffer.len(),
+            };
+            scan.growing.advance(section, &self.buffer[..certain], &self.tools, events);
+            self.state = State::Call(section, scan);
+            return false;
+        }
+        let cut = floor_boundary(&self.buffer, CALL_BYTES_MAX.min(self.buffer.len()));
+        let (length, mark_length) = found.unwrap_or((cut, 0));
         let body: String = self.buffer.drain(..length).collect();
         let mark: String = self.buffer.drain(..mark_length).collect();
-        let opened = &section.open[..section.open.len() - section.kept];
-        let raw = || format!("{opened}{body}{mark}");
+        let mut growing = scan.growing;
+        growing.advance(section, &body, &self.tools, events);
         let complete = found.is_some() || section.end == End::Rest;
         let parsed = match section.body {
             Body::Nothing => Ok(Vec::new()),
@@ -381,24 +380,27 @@ impl OutputParser {
             body_kind => calls::read(body_kind, &body, &self.tools)
                 .map_err(|reason| if complete { reason } else { format!("it is not complete ({reason})") }),
         };
-        match parsed {
-            Ok(calls) if section.unmarked && (calls.is_empty() || !self.all_offered(&calls)) => {
-                self.at_start = false;
-                self.say_raw(&raw(), events);
-            }
-            Err(_) if section.unmarked && !calls::looks_like_call(&body) => {
-                self.at_start = false;
-                self.say_raw(&raw(), events);
-            }
-            Ok(calls) => {
-                events.extend(calls.into_iter().map(Event::ToolCall));
-                self.end_section();
-            }
+        let opened = &section.open[..section.open.len() - section.kept];
+        let is_answer = match &parsed {
+            _ if !section.unmarked || growing.has_told() => false,
+            Ok(calls) => calls.is_empty() || !self.all_offered(calls),
+            Err(_) => !calls::looks_like_call(&body),
+        };
+        if is_answer {
+            self.at_start = false;
+            self.say_raw(&format!("{opened}{body}{mark}"), events);
+            return true;
+        }
+        match parsed.and_then(|calls| growing.rest(calls, &body)) {
+            Ok(calls) => events.extend(calls.into_iter().map(Event::ToolCall)),
             Err(reason) => {
-                events.push(Event::Malformed(Malformed { raw: raw(), reason }));
-                self.end_section();
+                // Calls that were told to their end are calls, whatever follows them.
+                let opened = if growing.has_complete() { "" } else { opened };
+                let raw = format!("{opened}{}{mark}", growing.untold(&body));
+                events.push(Event::Malformed(Malformed { raw, reason }));
             }
         }
+        self.end_section();
         true
     }
 
@@ -448,6 +450,11 @@ struct JsonScan {
 }
 
 impl JsonScan {
+    /// A scan that begins behind the brace that opens an object.
+    fn within_object() -> Self {
+        Self { depth: 1, ..Self::default() }
+    }
+
     /// Whether the value ends with this byte.
     fn ends_with(&mut self, byte: u8) -> bool {
         if self.in_string {
@@ -473,6 +480,33 @@ impl JsonScan {
 }
 
 impl Scan {
+    /// Where a section ends, and the length of the mark that ends it; `None` as long as that is not known.
+    fn section_end(&mut self, end: End, text: &str, ended: bool) -> Option<(usize, usize)> {
+        match end {
+            End::Nothing => Some((0, 0)),
+            End::Rest => None,
+            End::Mark(mark) => {
+                // The mark may begin in what was searched before.
+                let from = floor_boundary(text, self.searched.saturating_sub(mark.len()));
+                self.searched = text.len();
+                text[from..].find(mark).map(|at| (from + at, mark.len()))
+            }
+            End::Json => self.json_end(text, 0),
+            End::NamedJson(mark) => {
+                let begin = text.trim_start();
+                let is_bare = begin.starts_with(['[', '{']) && !begin.starts_with(mark);
+                // `[ARGS]` begins as a list does.
+                let undecided = !ended && mark.starts_with(begin);
+                match text.find(mark) {
+                    _ if undecided => None,
+                    _ if is_bare => self.json_end(text, 0),
+                    Some(at) => self.json_end(text, at + mark.len()),
+                    None => None,
+                }
+            }
+        }
+    }
+
     /// The end of the JSON object or list that begins at or after `from`, and no mark behind it.
     fn json_end(&mut self, text: &str, from: usize) -> Option<(usize, usize)> {
         self.searched = self.searched.max(from);

@@ -23,18 +23,39 @@ fn parse_with(parser: &OutputParser, text: &str) -> Answer {
     let chars: Vec<char> = text.chars().collect();
     for size in [1, 2, 3, 5, 7, 64] {
         let mut streamed = parser.clone();
-        let mut answer = Answer::default();
+        let mut events = Vec::new();
         for piece in chars.chunks(size) {
-            for event in streamed.push(&piece.iter().collect::<String>()) {
-                answer.add(event);
-            }
+            events.extend(streamed.push(&piece.iter().collect::<String>()));
         }
-        for event in streamed.finish() {
-            answer.add(event);
-        }
+        events.extend(streamed.finish());
+        check_growth(&events);
+        let mut answer = Answer::default();
+        events.into_iter().for_each(|event| answer.add(event));
         assert_eq!(answer, whole, "pieces of {size}: {text:?}");
     }
     whole
+}
+
+/// What was told of a call before its end is what it is in the end.
+fn check_growth(events: &[Event]) {
+    let mut begun: Option<(&str, String)> = None;
+    for event in events {
+        match (event, &mut begun) {
+            (Event::CallBegin { name, .. }, None) => begun = Some((name, String::new())),
+            (Event::CallArguments(text), Some((_, arguments))) => arguments.push_str(text),
+            (Event::ToolCall(call), Some((name, arguments))) => {
+                assert_eq!(
+                    (*name, serde_json::from_str(arguments).ok().as_ref()),
+                    (&*call.name, Some(&call.arguments))
+                );
+                begun = None;
+            }
+            (Event::Malformed(_), _) => begun = None,
+            (Event::Content(_) | Event::Reasoning(_) | Event::ToolCall(_), None) => {}
+            _ => panic!("{event:?} with {begun:?} begun, in {events:?}"),
+        }
+    }
+    assert_eq!(begun, None);
 }
 
 fn parse(format: ToolFormat, text: &str) -> Answer {
@@ -214,6 +235,119 @@ fn text_comes_as_soon_as_it_is_certain() {
     assert_eq!(parser.push("<tool_call>{\"name\":"), []);
     assert_eq!(parser.push("\"now\"}</tool_call>"), [Event::ToolCall(call("now", json!({})))]);
     assert_eq!(parser.finish(), []);
+}
+
+/// The events of a text that comes character by character, arguments joined.
+fn told(format: ToolFormat, text: &str) -> Vec<Event> {
+    let mut parser = parser(format);
+    let mut joined: Vec<Event> = Vec::new();
+    let pieces: Vec<Event> = text.chars().flat_map(|c| parser.push(&c.to_string())).collect();
+    for event in pieces {
+        match (joined.last_mut(), event) {
+            (Some(Event::CallArguments(all)), Event::CallArguments(more)) => all.push_str(&more),
+            (_, event) => joined.push(event),
+        }
+    }
+    joined
+}
+
+#[test]
+fn a_call_is_told_while_it_is_written() {
+    let mut parser = parser(ToolFormat::Hermes);
+    let begin = |name: &str| Event::CallBegin { id: None, name: name.into() };
+    let arguments = |text: &str| Event::CallArguments(text.into());
+    assert_eq!(parser.push("<tool_call>{\"name\": \"get_weather\", \"argum"), []);
+    assert_eq!(parser.push("ents\": {\"ci"), [begin("get_weather"), arguments("{\"ci")]);
+    assert_eq!(parser.push("ty\": \"Bern</"), [arguments("ty\": \"Bern")]);
+    assert_eq!(parser.push("too\", \"days\": 1"), [arguments("</too\", \"days\": ")]);
+    assert_eq!(parser.push("2}"), [arguments("12}")]);
+    let whole = call("get_weather", json!({ "city": "Bern</too", "days": 12 }));
+    assert_eq!(parser.push("}"), [Event::ToolCall(whole)]);
+    assert_eq!(parser.push("</tool_call>"), []);
+    // What cannot become arguments is not passed on.
+    assert_eq!(
+        parser.push("<tool_call>{\"name\": \"now\", \"arguments\": {\"a\": True"),
+        [begin("now"), arguments("{\"a\": ")]
+    );
+    assert!(matches!(&parser.push("}}</tool_call>")[..], [Event::Malformed(_)]));
+}
+
+#[test]
+fn families_tell_their_calls_in_the_forms_that_allow_it() {
+    use ToolFormat::*;
+    let arguments = "{\"city\": \"Bern\", \"days\": 3}";
+    let object = format!("{{\"name\": \"get_weather\", \"arguments\": {arguments}}}");
+    let parameters = object.replace("arguments", "parameters");
+    for (format, text) in [
+        (Hermes, format!("<tool_call>\n{object}\n</tool_call>")),
+        (QwenXml, format!("<tool_call>\n{object}\n</tool_call>")),
+        (Llama3, parameters.clone()),
+        (Llama3, format!("<|python_tag|>{parameters}")),
+        (Llama3, format!("<function=get_weather>{arguments}</function>")),
+        (Mistral, format!("[TOOL_CALLS] [{object}]")),
+        (Mistral, format!("[TOOL_CALLS]get_weather[ARGS]{arguments}")),
+        (Phi, format!("functools[{object}]")),
+        (Phi, format!("<|tool_call|>[{object}]<|/tool_call|>")),
+        (Gemma, parameters.clone()),
+        (Gemma, format!("```tool_code\n{object}\n```")),
+        (
+            DeepSeek,
+            format!(
+                "<｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n{arguments}\n```<｜tool▁call▁end｜>"
+            ),
+        ),
+        (DeepSeek, format!("<｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{arguments}<｜tool▁call▁end｜>")),
+        (CommandR, format!("Action:\n```json\n[\n{}\n]\n```", parameters.replace("name", "tool_name"))),
+        (Json, object.clone()),
+    ] {
+        let whole = call("get_weather", json!({ "city": "Bern", "days": 3 }));
+        let expected = [
+            Event::CallBegin { id: None, name: "get_weather".into() },
+            Event::CallArguments(arguments.into()),
+            Event::ToolCall(whole),
+        ];
+        assert_eq!(told(format, &text), expected, "{format}: {text}");
+    }
+    // Several in one list, each as it comes; an id where it stands before the arguments.
+    let list = "[TOOL_CALLS][{\"id\": \"a1\", \"name\": \"now\", \"arguments\": {}}, {\"name\": \"now\", \"arguments\": {}, \"id\": \"b2\"}";
+    let ids: Vec<_> = told(Mistral, list)
+        .into_iter()
+        .map(|event| match event {
+            Event::CallBegin { id, .. } => ("begin", id),
+            Event::CallArguments(_) => ("arguments", None),
+            Event::ToolCall(call) => ("call", call.id),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let id = |id: &str| Some(id.to_owned());
+    assert_eq!(ids[..3], [("begin", id("a1")), ("arguments", None), ("call", id("a1"))]);
+    assert_eq!(ids[3..], [("begin", None), ("arguments", None), ("call", id("b2"))]);
+    // These are told when they are whole.
+    for (format, text) in [
+        (Hermes, "<tool_call>get_weather<arg_key>city</arg_key><arg_value>Bern</arg_value></tool_call>"),
+        (QwenXml, "<function=now></function>"),
+        (Gemma, "```tool_code\nnow()\n```"),
+        (Python, "[now()]"),
+        (Json, "```json\n{\"name\": \"now\", \"arguments\": {}}\n```"),
+        (Json, "[{\"name\": \"now\", \"arguments\": {}}]"),
+        (Hermes, "<tool_call>{\"arguments\": {}, \"name\": \"now\"}</tool_call>"),
+        (Hermes, "<tool_call>{\"name\": \"now\", \"arguments\": \"{}\"}</tool_call>"),
+    ] {
+        assert!(matches!(&told(format, text)[..], [Event::ToolCall(_)]), "{format}: {text}");
+    }
+}
+
+#[test]
+fn calls_that_were_told_stay_told() {
+    let text = "functools[{\"name\": \"now\", \"arguments\": {}}, {\"name\": \"now\", \"arguments\": [}]";
+    let answer = parse(ToolFormat::Phi, text);
+    assert_eq!(answer.tool_calls, [call("now", json!({}))]);
+    assert_eq!(answer.malformed[0].raw, ", {\"name\": \"now\", \"arguments\": [}]");
+    // One that contradicts its beginning is none.
+    let text = "<tool_call>{\"name\": \"now\", \"arguments\": {}, \"arguments\": {\"a\": 1}}</tool_call>";
+    let answer = parse(ToolFormat::Hermes, text);
+    assert_eq!((answer.tool_calls.len(), answer.malformed[0].raw.as_str()), (0, text));
+    assert!(answer.malformed[0].reason.contains("contradicts"), "{}", answer.malformed[0].reason);
 }
 
 #[test]
