@@ -19,6 +19,14 @@ pub enum Error {
     /// A constraint cannot be honoured, or not be followed any further.
     #[error(transparent)]
     Constraint(#[from] hublabio_chat::constraint::ConstraintError),
+    /// A question that cannot be meant as it is.
+    #[error("`{field}` {problem}")]
+    BadQuestion {
+        /// What of it, as requests name it.
+        field: &'static str,
+        /// What is wrong with that.
+        problem: String,
+    },
     /// A chat template that neither the file nor this program has.
     #[error("there is no chat template `{name}`: the file has {}, built in are {builtin}", if .in_file.is_empty() { "none" } else { .in_file })]
     NoSuchTemplate {

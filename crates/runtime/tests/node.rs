@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use hublabio_runtime::ai::constraint::ConstraintSource;
 use hublabio_runtime::ai::{
-    ChatOptions, Finish, Generation, GenerationConfig, InferenceEngine, Message, ModelConfig, SamplingConfig, TokenId,
+    ChatOptions, Finish, Generation, GenerationConfig, InferenceEngine, Message, ModelConfig, Pooling, SamplingConfig,
+    TokenId,
 };
 use hublabio_runtime::moe::ModelSource;
 use hublabio_runtime::node::{
-    AnswerEvent, AnswerSink, BuiltinCatalog, CatalogModel, GenerationRequest, KeepAlive, ModelCatalog, Node,
-    NodeConfig, ServedModel,
+    AnswerEvent, AnswerSink, BuiltinCatalog, CatalogModel, EmbedRequest, GenerationRequest, KeepAlive, ModelCatalog,
+    Node, NodeConfig, RequestId, ServedModel,
 };
 use hublabio_runtime::{Error, Result};
 
@@ -341,19 +342,87 @@ fn models_stay_as_long_as_they_are_told() {
     wait_for(&node, "it is freed", |node| node.status().models.is_empty());
 }
 
+/// Texts of these lengths, of tokens that every vocabulary has.
+fn texts(lengths: &[usize]) -> Vec<Vec<TokenId>> {
+    let token = |text: usize, at: usize| TokenId((10 + (text * 31 + at * 7) % 200) as u32);
+    lengths.iter().enumerate().map(|(text, &n)| (0..n).map(|at| token(text, at)).collect()).collect()
+}
+
+/// Hands texts over; what comes back says when.
+fn embed(node: &Node, prompts: Vec<Vec<TokenId>>) -> (RequestId, Receiver<Result<Vec<Vec<f32>>>>) {
+    let (reply, vectors) = channel();
+    let request = EmbedRequest::new(node.model("default").unwrap(), prompts);
+    (node.submit_embed(request, move |found| drop(reply.send(found))).unwrap(), vectors)
+}
+
 #[test]
 fn embeddings_are_those_of_an_engine() {
     let node = node(NodeConfig::default());
     let model = node.model("default").unwrap();
     let mut engine = InferenceEngine::open_default(&ModelConfig::default()).unwrap();
-    let prompts: Vec<Vec<TokenId>> = QUESTIONS.iter().map(|text| engine.embedding_prompt(text).unwrap()).collect();
+    let context = model.facts().context;
+    // Several in one pass, one in several passes, and a full one.
+    let prompts = texts(&[5, 1, 90, 31, 32, 33, 300, 2, 7, 64, context, 4]);
     let busy = keep_busy(&node);
-    let found = node.embed(&model, prompts.clone(), None).unwrap();
-    for (prompt, found) in prompts.iter().zip(found) {
-        assert_eq!(engine.embed(prompt, engine.default_pooling()).unwrap(), found);
+    for pooling in [Pooling::Mean, Pooling::First, Pooling::Last] {
+        let request = EmbedRequest { pooling: Some(pooling), ..EmbedRequest::new(Arc::clone(&model), prompts.clone()) };
+        let found = node.embed(request).unwrap();
+        assert_eq!(found.len(), prompts.len());
+        for (prompt, found) in prompts.iter().zip(found) {
+            assert_eq!(engine.embed(prompt, pooling).unwrap(), found, "{pooling:?} of {} tokens", prompt.len());
+        }
     }
     drop(busy);
-    assert!(node.embed(&model, vec![vec![]], None).is_err());
+    for wrong in [0, context + 1] {
+        let request = EmbedRequest::new(Arc::clone(&model), texts(&[3, wrong]));
+        assert!(node.embed(request).is_err(), "a text of {wrong} tokens");
+    }
+    assert_eq!(node.embed(EmbedRequest::new(model, Vec::new())).unwrap(), Vec::<Vec<f32>>::new());
+}
+
+#[test]
+fn a_list_of_texts_holds_nobody_up() {
+    let node = node(NodeConfig::default());
+    let (_, many) = embed(&node, texts(&[20; 1000]));
+    wait_for(&node, "it runs", |node| node.status().running == 1);
+    let (_, one) = embed(&node, texts(&[20]));
+    let events = ask(&node, "default", QUESTIONS[0], &seeded(1, 20));
+    assert_eq!(one.recv_timeout(PATIENCE).unwrap().unwrap().len(), 1);
+    answer(&events).unwrap();
+    assert!(many.try_recv().is_err(), "who came later was served first");
+    let found = many.recv_timeout(PATIENCE).unwrap().unwrap();
+    assert_eq!(found.len(), 1000);
+    assert_eq!(found[1], found[201], "texts of the same tokens");
+}
+
+#[test]
+fn embeddings_end_when_nobody_wants_them() {
+    let node = node(NodeConfig::default());
+    let (id, vectors) = embed(&node, texts(&vec![300; 10_000]));
+    wait_for(&node, "it runs", |node| node.status().prompt_tokens > 0);
+    node.cancel(id);
+    assert!(matches!(vectors.recv_timeout(PATIENCE).unwrap(), Err(Error::Cancelled)));
+    wait_for(&node, "nothing is left", |node| node.status().running == 0);
+    let status = node.status();
+    assert_eq!((status.requests_cancelled, status.requests_failed), (1, 0));
+    assert!(status.prompt_tokens < 3_000_000);
+    // And the memory of what was begun is there for others.
+    assert_eq!(node.embed(EmbedRequest::new(node.model("default").unwrap(), texts(&[300; 3]))).unwrap().len(), 3);
+}
+
+#[test]
+fn texts_that_fail_fail_alone() {
+    let node = node(NodeConfig::default());
+    let (_, first) = embed(&node, texts(&[20; 500]));
+    let mut wrong = texts(&[8; 3]);
+    wrong[1][4] = TokenId(u32::MAX);
+    let (_, second) = embed(&node, wrong);
+    let (_, third) = embed(&node, texts(&[9; 2]));
+    assert!(second.recv_timeout(PATIENCE).unwrap().is_err());
+    assert_eq!(first.recv_timeout(PATIENCE).unwrap().unwrap().len(), 500);
+    assert_eq!(third.recv_timeout(PATIENCE).unwrap().unwrap().len(), 2);
+    let counts = |node: &Node| (node.status().requests_done, node.status().requests_failed);
+    wait_for(&node, "two are done and one has failed", |node| counts(node) == (2, 1));
 }
 
 #[test]

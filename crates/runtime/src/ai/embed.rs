@@ -1,6 +1,6 @@
 //! One vector for a text: the states of its tokens, pooled and brought to length one.
 
-use hublabio_engine::{Input, KvCache, Pooling, Row, Runner};
+use hublabio_engine::{Input, Pooling};
 use hublabio_tokenizer::TokenId;
 
 use super::InferenceEngine;
@@ -66,7 +66,7 @@ impl InferenceEngine {
 }
 
 /// Whether a token's state is part of the embedding of `n` tokens.
-fn is_pooled(pooling: Pooling, at: usize, n: usize) -> bool {
+pub(crate) fn is_pooled(pooling: Pooling, at: usize, n: usize) -> bool {
     match pooling {
         Pooling::Mean => true,
         Pooling::First => at == 0,
@@ -76,55 +76,28 @@ fn is_pooled(pooling: Pooling, at: usize, n: usize) -> bool {
 
 /// The mean of states, of length 1.
 fn pooled(states: &[f32], d_model: usize) -> Vec<f32> {
-    let mut sum = vec![0.0f64; d_model];
-    for state in states.chunks_exact(d_model) {
-        sum.iter_mut().zip(state).for_each(|(sum, &x)| *sum += f64::from(x));
-    }
-    // The mean and the sum have the same direction.
-    let length = sum.iter().map(|x| x * x).sum::<f64>().sqrt();
-    sum.iter().map(|x| if length > 0.0 { (x / length) as f32 } else { 0.0 }).collect()
+    let mut pooled = PooledStates::default();
+    states.chunks_exact(d_model).for_each(|state| pooled.add(state));
+    pooled.vector()
 }
 
-/// The embedding of a text on a sequence of its own; as [`InferenceEngine::embed`].
-pub(crate) fn embed_sequence(
-    runner: &mut Runner,
-    cache: &mut KvCache,
-    context: usize,
-    ids: &[TokenId],
-    pooling: Pooling,
-) -> Result<Vec<f32>> {
-    let (d_model, causal, trained) = {
-        let h = runner.model().hyperparameters();
-        (h.d_model, h.causal, h.context_length)
-    };
-    if ids.is_empty() {
-        return Err(Error::EmptyPrompt);
+/// States that become one vector.
+#[derive(Default)]
+pub(crate) struct PooledStates {
+    sum: Vec<f64>,
+}
+
+impl PooledStates {
+    /// Adds the state of a token, `[d_model]`.
+    pub fn add(&mut self, state: &[f32]) {
+        self.sum.resize(state.len(), 0.0);
+        self.sum.iter_mut().zip(state).for_each(|(sum, &x)| *sum += f64::from(x));
     }
-    if ids.len() > context {
-        return Err(Error::PromptTooLong { prompt: ids.len(), context, trained });
+
+    /// Their mean, `[d_model]`, of length 1.
+    pub fn vector(&self) -> Vec<f32> {
+        // The mean and the sum have the same direction.
+        let length = self.sum.iter().map(|x| x * x).sum::<f64>().sqrt();
+        self.sum.iter().map(|x| if length > 0.0 { (x / length) as f32 } else { 0.0 }).collect()
     }
-    let sequence = cache.create_for(context);
-    let mut states = Vec::new();
-    // An encoder's tokens see each other: they go through in one piece.
-    let chunk = if causal { PREFILL_ROWS } else { ids.len() };
-    let mut computed = Ok(());
-    for (i, part) in ids.chunks(chunk).enumerate() {
-        let row = |(at, token): (usize, &TokenId)| Row {
-            sequence,
-            position: (i * chunk + at) as u32,
-            token: token.0,
-            wanted: is_pooled(pooling, i * chunk + at, ids.len()),
-        };
-        let rows: Vec<Row> = part.iter().enumerate().map(row).collect();
-        match runner.states(cache, &rows, Input::Tokens) {
-            Ok(found) => states.extend_from_slice(found),
-            Err(error) => {
-                computed = Err(error);
-                break;
-            }
-        }
-    }
-    cache.remove(sequence)?;
-    computed?;
-    Ok(pooled(&states, d_model))
 }

@@ -14,6 +14,7 @@ pub(crate) mod mixed;
 mod perplexity;
 pub mod quantization;
 mod quantize;
+mod question;
 mod stop;
 mod vocabulary;
 
@@ -23,7 +24,7 @@ pub use chat::{ChatOptions, ChatPrompt, ModelText, TemplateSource, chat_template
 pub(crate) use description::find_description;
 pub use description::{parse_architecture, read_architecture};
 pub use dry_breakers::{DRY_BREAKER_BYTES_MAX, DRY_BREAKERS_MAX};
-pub(crate) use embed::embed_sequence;
+pub(crate) use embed::{PooledStates, is_pooled};
 pub(crate) use engine::DEFAULT_CONTEXT_MAX;
 pub use engine::{
     Finish, Generation, GenerationConfig, InferenceEngine, LOGPROBS_MAX, ModelConfig, Piece, Stats, TokenLogProbs,
@@ -40,6 +41,7 @@ pub use hublabio_tokenizer::TokenId;
 pub use importance_collection::CollectionOptions;
 pub use importance_matrix::ImportanceMatrix;
 pub use perplexity::Perplexity;
+pub use question::{ChatQuestion, PreparedQuestion, ToolChoice};
 pub use stop::{STOP_BYTES_MAX, STOP_STRINGS_MAX};
 pub use vocabulary::read_tokenizer;
 

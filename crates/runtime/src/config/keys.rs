@@ -82,7 +82,7 @@ const MEMORY_MIN: u64 = 1 << 20;
 const MEMORY_MAX: u64 = 1 << 50;
 
 /// All keys, in the order of the committed file.
-pub static KEYS: [Key; 29] = [
+pub static KEYS: [Key; 30] = [
     key!("kernel.log_level", Level, kernel.log_level),
     key!("kernel.heap_size", Size(MEMORY_MIN..=MEMORY_MAX), kernel.heap_size, true),
     key!("scheduler.ai_enabled", Switch, scheduler.ai_enabled),
@@ -109,6 +109,7 @@ pub static KEYS: [Key; 29] = [
     key!("server.keep_alive", KeepAlive, server.keep_alive),
     key!("server.context", Whole(0..=1 << 30), server.context),
     key!("server.header_timeout_s", Whole(1..=3600), server.header_timeout_s),
+    key!("server.allow_pull", Switch, server.allow_pull),
     key!("server.storage", Switch, server.storage),
     key!("server.data_folder", FilePath, server.data_folder),
     key!("store.folders", Paths, store.folders),

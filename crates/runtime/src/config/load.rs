@@ -13,6 +13,7 @@ use super::SystemConfig;
 use super::keys::{KEYS, Key};
 use super::values::{Given, Place};
 use crate::error::{Error, Result};
+use crate::machine::Memory;
 use crate::toml_text;
 
 /// A page or two.
@@ -59,6 +60,8 @@ pub struct ConfigSource {
     pub file: Option<PathBuf>,
     /// The system's file; `/etc/hublab/system.toml` but in tests.
     pub system_file: PathBuf,
+    /// What the machine has: less than the usual budget makes the default of `runtime.max_memory` less.
+    pub memory: Option<Memory>,
     environment: HashMap<OsString, OsString>,
     flags: Vec<Flag>,
 }
@@ -76,6 +79,7 @@ impl ConfigSource {
         Self {
             file: None,
             system_file: SYSTEM_FILE.into(),
+            memory: None,
             environment: environment.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
             flags: Vec::new(),
         }
@@ -86,6 +90,12 @@ impl ConfigSource {
     pub fn with_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.file = Some(path.into());
         self
+    }
+
+    /// On a machine with this memory.
+    #[must_use]
+    pub fn with_memory(self, memory: Option<Memory>) -> Self {
+        Self { memory, ..self }
     }
 
     /// Adds the value that a flag gives to a key. Of several for one key the last counts.
@@ -196,29 +206,49 @@ impl SystemConfig {
         let state = source.variable("STATE_DIRECTORY").and_then(|list| std::env::split_paths(list).next());
         let data_home =
             state.or_else(|| source.base("XDG_DATA_HOME", ".local/share").map(|folder| folder.join("hublab")));
-        let mut effective = EffectiveConfig {
-            config: Self::default(),
-            file: source.find_file()?,
-            origins: vec![Origin::Default; KEYS.len()],
-            data_home,
-        };
+        let mut effective = EffectiveConfig::new(source.find_file()?, data_home);
         if let Some(path) = effective.file.clone() {
             let text = toml_text::read_bounded(&path, FILE_BYTES_MAX).map_err(|why| error("configuration", why))?;
             effective.take_file(&path, &text, source)?;
         }
         effective.take_environment(source)?;
         effective.take_flags(source)?;
-        if let Err(conflict) = effective.config.check() {
-            // Named is who set the value that somebody did set.
-            let origins = conflict.keys.iter().map(|key| effective.origin(key));
-            let origin = origins.clone().find(|origin| **origin != Origin::Default).unwrap_or(&Origin::Default);
-            return Err(error(origin, conflict.problem));
+        if let Some(memory) = source.memory.filter(|_| *effective.origin("runtime.max_memory") == Origin::Default) {
+            let budget = &mut effective.config.runtime.max_memory;
+            *budget = usize::try_from(memory.budget(*budget as u64)).unwrap_or(*budget);
         }
+        effective.check()?;
+        Ok(effective)
+    }
+
+    /// Reads `text` as the file `path`, which errors name and paths in it are relative to. No file is opened, and nothing else is
+    /// looked at.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), with the line.
+    pub fn parse(text: &str, path: &Path) -> Result<EffectiveConfig> {
+        let mut effective = EffectiveConfig::new(Some(path.to_owned()), None);
+        effective.take_file(path, text, &ConfigSource::default())?;
+        effective.check()?;
         Ok(effective)
     }
 }
 
 impl EffectiveConfig {
+    /// The defaults.
+    fn new(file: Option<PathBuf>, data_home: Option<PathBuf>) -> Self {
+        Self { config: SystemConfig::default(), file, origins: vec![Origin::Default; KEYS.len()], data_home }
+    }
+
+    /// Refuses values that cannot be together, in the name of who set the one that somebody did set.
+    fn check(&self) -> Result<()> {
+        self.config.check().map_err(|conflict| {
+            let origins = conflict.keys.iter().map(|key| self.origin(key));
+            let origin = origins.clone().find(|origin| **origin != Origin::Default).unwrap_or(&Origin::Default);
+            error(origin, conflict.problem)
+        })
+    }
+
     fn take_file(&mut self, path: &Path, text: &str, source: &ConfigSource) -> Result<()> {
         let bad = |problem: String| error(path.display(), problem);
         let home = source.folder("HOME");

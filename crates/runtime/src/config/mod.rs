@@ -57,8 +57,9 @@ pub struct SystemConfig {
 pub struct KernelConfig {
     /// How much is logged on standard error.
     pub log_level: LogLevel,
-    /// Bytes of the bodies of requests that the service reads at once, all together. The queue is bounded by the number of its
-    /// requests, kept conversations by limits of their own, models and their keys and values by [`RuntimeConfig::max_memory`].
+    /// Bytes that requests and history hold in memory, all together: bodies and what is made of them until the answer is sent,
+    /// events that a client has not read, kept answers, and pages of the store of conversations. Models and their keys and
+    /// values have [`RuntimeConfig::max_memory`].
     pub heap_size: u64,
 }
 
@@ -118,6 +119,8 @@ pub struct ServerConfig {
     pub context: usize,
     /// Seconds that a client may take for the head of a request.
     pub header_timeout_s: u64,
+    /// Whether clients may have models fetched; else nothing that they send opens a connection out.
+    pub allow_pull: bool,
     /// Whether conversations and responses are kept on disk.
     pub storage: bool,
     /// Where they are kept; by default [`EffectiveConfig::data_folder`] finds a place.
@@ -146,6 +149,7 @@ impl Default for ServerConfig {
             keep_alive: node.keep_alive,
             context: 0,
             header_timeout_s: 10,
+            allow_pull: false,
             storage: true,
             data_folder: None,
         }

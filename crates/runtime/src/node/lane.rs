@@ -10,16 +10,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hublabio_engine::{
-    Change, Input, KvCache, Model, Pooling, Row, Runner, Scheduler, SchedulerConfig, SequenceId, Shard, ThreadTeam,
-    Work,
+    Change, Input, KvCache, Model, Row, Runner, Scheduler, SchedulerConfig, SequenceId, Shard, ThreadTeam, Work,
 };
 use hublabio_kernels::PAGE_POSITIONS;
 use hublabio_moe::RequestId;
 use hublabio_tokenizer::TokenId;
 
+use super::embeddings::{EmbedJob, Embeddings};
 use super::{AnswerEvent, AnswerSink, NodeConfig, ServedModel};
 use crate::ai::decode::AnswerState;
-use crate::ai::{Finish, embed_sequence, find_description};
+use crate::ai::{Finish, find_description};
 use crate::error::Result;
 use crate::moe::open_source;
 
@@ -130,8 +130,10 @@ pub(super) struct Lane {
     requests: Vec<Active>,
     /// Least recently used first.
     cold: Vec<Cold>,
-    /// For embeddings; made when the first is asked for.
-    embedding_cache: Option<KvCache>,
+    /// What the last pass returned, kept for its memory.
+    logits: Vec<f32>,
+    /// Made when the first is asked for, gone when the last is done.
+    embeddings: Option<Embeddings>,
 }
 
 /// Bytes of keys and values that a model may hold, of a budget that its file is part of: those of one whole context at least, of
@@ -174,13 +176,19 @@ impl Lane {
             scheduler,
             requests: Vec::new(),
             cold: Vec::new(),
-            embedding_cache: None,
+            logits: Vec::new(),
+            embeddings: None,
         })
     }
 
     pub fn add(&mut self, request: Active) {
         self.scheduler.add(request.id, request.tokens.len());
         self.requests.push(request);
+    }
+
+    pub fn add_embeddings(&mut self, job: EmbedJob) {
+        let kv = self.cache.kv_type();
+        self.embeddings.get_or_insert_with(|| Embeddings::new(&self.runner, self.context, kv)).add(job);
     }
 
     /// Marks a request as given up; the next step ends it.
@@ -190,60 +198,71 @@ impl Lane {
         }
     }
 
+    /// Takes out the texts of a request whose vectors nobody wants any more.
+    pub fn take_embeddings(&mut self, id: RequestId) -> Option<EmbedJob> {
+        self.embeddings.as_mut()?.take(id)
+    }
+
     pub fn has_work(&self) -> bool {
-        !self.requests.is_empty()
+        !self.requests.is_empty() || self.embeddings.as_ref().is_some_and(|it| !it.is_empty())
     }
 
     /// Requests that have entered and those that wait for memory or room.
     pub fn n_requests(&self) -> (usize, usize) {
-        (self.scheduler.n_running(), self.scheduler.n_waiting())
+        let embedding = self.embeddings.as_ref().map_or(0, Embeddings::len);
+        (self.scheduler.n_running() + embedding, self.scheduler.n_waiting())
     }
 
     pub fn kv_bytes(&self) -> usize {
-        self.cache.bytes_allocated()
+        self.cache.bytes_allocated() + self.embeddings.as_ref().map_or(0, Embeddings::bytes_allocated)
     }
 
     /// Everyone out: the lane ends.
-    pub fn take_requests(&mut self) -> Vec<Active> {
-        std::mem::take(&mut self.requests)
+    pub fn take_all(&mut self) -> (Vec<Active>, Vec<EmbedJob>) {
+        let embedding = self.embeddings.as_mut().map(Embeddings::take_all);
+        (std::mem::take(&mut self.requests), embedding.unwrap_or_default())
     }
 
-    /// The embedding of a text, as [`InferenceEngine::embed`](crate::ai::InferenceEngine::embed).
-    pub fn embed(&mut self, ids: &[TokenId], pooling: Pooling) -> Result<Vec<f32>> {
-        let kv = self.cache.kv_type();
-        let cache = self.embedding_cache.get_or_insert_with(|| self.model.new_cache(self.context, kv));
-        embed_sequence(&mut self.runner, cache, self.context, ids, pooling)
-    }
-
-    /// Computes one batch.
+    /// Computes one batch of the answers, and one of the texts that become vectors.
     pub fn step(&mut self) -> StepReport {
         let mut report = StepReport::default();
+        self.step_answers(&mut report);
+        if let Some(embeddings) = &mut self.embeddings {
+            let rows_max = if self.requests.is_empty() { ROWS_MAX } else { ROWS_BESIDE };
+            embeddings.step(&mut self.runner, rows_max, &mut report);
+            if embeddings.is_empty() {
+                self.embeddings = None;
+            }
+        }
+        report
+    }
+
+    fn step_answers(&mut self, report: &mut StepReport) {
         // 1. Who is no longer wanted goes.
         let gone: Vec<RequestId> =
             self.requests.iter().filter(|r| r.given_up || r.sink.is_closed()).map(|request| request.id).collect();
         for id in gone {
-            self.end(id, Some(Finish::Cancelled), Ok(()), &mut report);
+            self.end(id, Some(Finish::Cancelled), Ok(()), report);
         }
         // 2. Who enters, and who makes room.
         self.admit();
         // 3. The pass.
         let batch = self.scheduler.next_batch();
         if batch.is_empty() {
-            return report;
+            return;
         }
         match self.forward(&batch) {
-            Ok(logits) => self.take_in(&batch, &logits, &mut report),
+            Ok(()) => self.take_in(&batch, report),
             // 4. Somebody's numbers are not finite, or there is a defect: each is tried alone, so that only who is at fault fails.
             Err(_) => {
                 for work in &batch {
                     match self.forward(std::slice::from_ref(work)) {
-                        Ok(logits) => self.take_in(std::slice::from_ref(work), &logits, &mut report),
-                        Err(error) => self.end(work.id, None, Err(error), &mut report),
+                        Ok(()) => self.take_in(std::slice::from_ref(work), report),
+                        Err(error) => self.end(work.id, None, Err(error), report),
                     }
                 }
             }
         }
-        report
     }
 
     fn admit(&mut self) {
@@ -294,7 +313,8 @@ impl Lane {
         (self.cache.create_for(self.context), 0)
     }
 
-    fn forward(&mut self, batch: &[Work<RequestId>]) -> Result<Vec<f32>> {
+    /// Computes a batch; [`Self::logits`] are then those of the texts that were read to the end, `[those][vocab_size]`.
+    fn forward(&mut self, batch: &[Work<RequestId>]) -> Result<()> {
         let mut rows: Vec<Row> = Vec::new();
         for work in batch {
             let Some(request) = self.requests.iter().find(|request| request.id == work.id) else { continue };
@@ -308,7 +328,7 @@ impl Lane {
         }
         loop {
             match self.runner.forward(&mut self.cache, &rows, Input::Tokens) {
-                Ok(logits) => return Ok(logits.to_vec()),
+                Ok(_) => break,
                 // Texts that nobody goes on with make room; without them, what runs fits.
                 Err(hublabio_engine::Error::CacheFull { .. }) if !self.cold.is_empty() => {
                     let cold = self.cold.remove(0);
@@ -317,11 +337,12 @@ impl Lane {
                 Err(error) => return Err(error.into()),
             }
         }
+        self.runner.swap_result(&mut self.logits);
+        Ok(())
     }
 
     /// A pass is done: those whose texts were read to the end get their next tokens, chosen on all threads of the team.
-    /// `logits`, `[those][vocab_size]`.
-    fn take_in(&mut self, batch: &[Work<RequestId>], logits: &[f32], report: &mut StepReport) {
+    fn take_in(&mut self, batch: &[Work<RequestId>], report: &mut StepReport) {
         for work in batch {
             self.scheduler.computed(work);
             let Some(at) = self.find(work.id) else { continue };
@@ -335,7 +356,7 @@ impl Lane {
         }
         let vocab = self.model.hyperparameters().vocab_size;
         let of: HashMap<RequestId, &[f32]> =
-            batch.iter().filter(|work| work.is_last).map(|work| work.id).zip(logits.chunks_exact(vocab)).collect();
+            batch.iter().filter(|work| work.is_last).map(|work| work.id).zip(self.logits.chunks_exact(vocab)).collect();
         let context = self.context;
         let requests = self.requests.iter_mut();
         let mut chosen: Vec<_> =

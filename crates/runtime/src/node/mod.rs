@@ -20,9 +20,11 @@
 //! # Ok::<(), hublabio_runtime::Error>(())
 //! ```
 //!
-//! Where to go next: `model.rs` is what is known of a model without its weights, `worker.rs` the thread, `lane.rs` one model's batches.
+//! Where to go next: `model.rs` is what is known of a model without its weights, `worker.rs` the thread, `lane.rs` one model's batches,
+//! `embeddings.rs` those of texts that become vectors.
 
 mod catalog;
+mod embeddings;
 mod lane;
 mod model;
 mod worker;
@@ -36,13 +38,16 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hublabio_engine::{Isa, KvType, Pooling, ThreadTeam};
-use hublabio_moe::{ExpertId, RequestId};
+use hublabio_moe::ExpertId;
 use hublabio_tokenizer::TokenId;
 
 use crate::ai::decode::AnswerState;
 use crate::ai::{Generation, GenerationConfig, TokenLogProbs};
 use crate::error::{Error, Result};
 use crate::store::ModelStore;
+use embeddings::EmbedReply;
+
+pub use hublabio_moe::RequestId;
 
 pub use catalog::{BuiltinCatalog, CatalogModel, ModelCatalog};
 pub use model::{ModelFacts, ServedModel};
@@ -120,6 +125,27 @@ impl GenerationRequest {
     #[must_use]
     pub fn new(model: Arc<ServedModel>, prompt: Vec<TokenId>, config: GenerationConfig) -> Self {
         Self { model, prompt, config, keep_alive: KeepAlive::AsBefore }
+    }
+}
+
+/// Texts to be turned into vectors.
+#[derive(Clone)]
+pub struct EmbedRequest {
+    /// By which model.
+    pub model: Arc<ServedModel>,
+    /// The texts, each with the tokens that the model wants around it.
+    pub prompts: Vec<Vec<TokenId>>,
+    /// How the states of a text's tokens become one vector; `None` as the model has it.
+    pub pooling: Option<Pooling>,
+    /// How long the model stays in memory from now on.
+    pub keep_alive: KeepAlive,
+}
+
+impl EmbedRequest {
+    /// The vectors of `prompts`.
+    #[must_use]
+    pub fn new(model: Arc<ServedModel>, prompts: Vec<Vec<TokenId>>) -> Self {
+        Self { model, prompts, pooling: None, keep_alive: KeepAlive::AsBefore }
     }
 }
 
@@ -237,10 +263,12 @@ enum Command {
         sink: Box<dyn AnswerSink>,
     },
     Embed {
+        id: RequestId,
         model: Arc<ServedModel>,
         prompts: Vec<Vec<TokenId>>,
-        pooling: Option<Pooling>,
-        reply: Sender<Result<Vec<Vec<f32>>>>,
+        pooling: Pooling,
+        keep_alive: KeepAlive,
+        reply: EmbedReply,
     },
     Load {
         model: Arc<ServedModel>,
@@ -345,17 +373,20 @@ impl Node {
     pub fn submit(&self, request: GenerationRequest, sink: Box<dyn AnswerSink>) -> Result<RequestId> {
         let GenerationRequest { model, prompt, config: generation, keep_alive } = request;
         model.check(&prompt)?;
-        let config = &self.shared.config;
-        {
-            let board = self.shared.board.lock().unwrap_or_else(PoisonError::into_inner);
-            if board.waiting >= config.queue_max {
-                return Err(Error::Busy { waiting: board.waiting });
-            }
-        }
+        self.check_queue()?;
         let answer = Box::new(AnswerState::new(model.text()?, &prompt, &generation)?);
-        let id = RequestId(self.shared.next_request.fetch_add(1, Ordering::Relaxed));
+        let id = self.next_request();
         self.send(Command::Generate { id, model, prompt, answer, keep_alive, sink })?;
         Ok(id)
+    }
+
+    fn check_queue(&self) -> Result<()> {
+        let waiting = self.shared.board.lock().unwrap_or_else(PoisonError::into_inner).waiting;
+        if waiting >= self.shared.config.queue_max { Err(Error::Busy { waiting }) } else { Ok(()) }
+    }
+
+    fn next_request(&self) -> RequestId {
+        RequestId(self.shared.next_request.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Gives a request up; it ends within a step. One that has ended already is not there any more, and nothing happens.
@@ -387,18 +418,33 @@ impl Node {
         }
     }
 
-    /// Embeddings of texts, `[prompts][d_model]`, each of length 1. Waits for its turn.
+    /// Hands texts over and returns at once. Their vectors, `[prompts][d_model]`, each of length 1, come to `reply`, which is
+    /// called on the thread that computes for everyone and must not wait.
     ///
     /// # Errors
-    /// When a prompt is empty or too long, or the model computes numbers that are not finite.
-    pub fn embed(
+    /// When a prompt is empty or too long, too many requests wait, or the node is shutting down; `reply` then is not called.
+    pub fn submit_embed(
         &self,
-        model: &Arc<ServedModel>,
-        prompts: Vec<Vec<TokenId>>,
-        pooling: Option<Pooling>,
-    ) -> Result<Vec<Vec<f32>>> {
+        request: EmbedRequest,
+        reply: impl FnOnce(Result<Vec<Vec<f32>>>) + Send + 'static,
+    ) -> Result<RequestId> {
+        let EmbedRequest { model, prompts, pooling, keep_alive } = request;
+        prompts.iter().try_for_each(|prompt| model.check_embedding(prompt))?;
+        self.check_queue()?;
+        let id = self.next_request();
+        let pooling = pooling.unwrap_or(model.facts().pooling);
+        self.send(Command::Embed { id, model, prompts, pooling, keep_alive, reply: Box::new(reply) })?;
+        Ok(id)
+    }
+
+    /// As [`submit_embed`](Self::submit_embed), and waits for the vectors.
+    ///
+    /// # Errors
+    /// Those, and when the model computes numbers that are not finite.
+    pub fn embed(&self, request: EmbedRequest) -> Result<Vec<Vec<f32>>> {
         let (reply, answer) = channel();
-        self.send(Command::Embed { model: Arc::clone(model), prompts, pooling, reply })?;
+        // If nobody waits, nobody minds.
+        self.submit_embed(request, move |vectors| drop(reply.send(vectors)))?;
         wait(&answer)?
     }
 

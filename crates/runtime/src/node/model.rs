@@ -156,10 +156,20 @@ impl ServedModel {
         if !self.facts.generates {
             return Err(Error::NoLogits { architecture: self.facts.architecture.clone() });
         }
+        // The answer needs room, too.
+        self.check_length(prompt, self.facts.context - 1)
+    }
+
+    /// The same for a text that becomes a vector.
+    pub(super) fn check_embedding(&self, prompt: &[TokenId]) -> Result<()> {
+        self.check_length(prompt, self.facts.context)
+    }
+
+    fn check_length(&self, prompt: &[TokenId], max: usize) -> Result<()> {
         if prompt.is_empty() {
             return Err(Error::EmptyPrompt);
         }
-        if prompt.len() >= self.facts.context {
+        if prompt.len() > max {
             let (context, trained) = (self.facts.context, self.facts.trained_context);
             return Err(Error::PromptTooLong { prompt: prompt.len(), context, trained });
         }

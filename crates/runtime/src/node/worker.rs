@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use hublabio_engine::{Pooling, ThreadTeam};
+use hublabio_engine::ThreadTeam;
 use hublabio_moe::{
     CacheConfig, CacheEffect, CacheEvent, ExpertCache, ExpertId, ExpertWeights, Part, RequestId, RequestRefusal,
 };
-use hublabio_tokenizer::TokenId;
 
+use super::embeddings::EmbedJob;
 use super::lane::{Active, Ended, Lane, StepReport, kv_bytes_max};
 use super::{Command, KeepAlive, LoadedModel, NodeConfig, NodeStatus, ServedModel};
 use crate::error::{Error, Result};
@@ -63,7 +63,7 @@ pub(super) fn start(
 /// What a client wants of a model that must be in memory for it.
 enum Job {
     Generate(Box<Active>),
-    Embed { prompts: Vec<Vec<TokenId>>, pooling: Option<Pooling>, reply: Sender<Result<Vec<Vec<f32>>>> },
+    Embed(Box<EmbedJob>),
     Load { reply: Sender<Result<()>> },
 }
 
@@ -71,7 +71,7 @@ impl Job {
     fn fail(self, error: Error) {
         match self {
             Self::Generate(active) => active.finish(Err(error)),
-            Self::Embed { reply, .. } => drop(reply.send(Err(error))),
+            Self::Embed(job) => job.finish(Err(error)),
             Self::Load { reply } => drop(reply.send(Err(error))),
         }
     }
@@ -167,9 +167,10 @@ impl Worker {
             job.fail(Error::ShuttingDown);
         }
         for entry in self.models.values_mut() {
-            for active in entry.lane.iter_mut().flat_map(Lane::take_requests) {
-                active.finish(Err(Error::ShuttingDown));
-            }
+            let Some(lane) = &mut entry.lane else { continue };
+            let (answers, embeddings) = lane.take_all();
+            answers.into_iter().for_each(|active| active.finish(Err(Error::ShuttingDown)));
+            embeddings.into_iter().for_each(|job| job.finish(Err(Error::ShuttingDown)));
         }
         self.status.models.clear();
         (self.status.running, self.status.waiting) = (0, 0);
@@ -188,9 +189,9 @@ impl Worker {
                 self.keep(&model, keep_alive);
                 self.queue(id, &model, Job::Generate(Box::new(active)));
             }
-            Command::Embed { model, prompts, pooling, reply } => {
-                let id = self.job_id();
-                self.queue(id, &model, Job::Embed { prompts, pooling, reply });
+            Command::Embed { id, model, prompts, pooling, keep_alive, reply } => {
+                self.keep(&model, keep_alive);
+                self.queue(id, &model, Job::Embed(Box::new(EmbedJob::new(id, prompts, pooling, reply))));
             }
             Command::Load { model, keep_alive, reply } => {
                 self.keep(&model, keep_alive);
@@ -377,19 +378,7 @@ impl Worker {
                 let _ = reply.send(Ok(()));
                 self.end(expert, id, Ended::Done);
             }
-            Job::Embed { prompts, pooling, reply } => {
-                let pooling = pooling.unwrap_or(self.models[&expert].served.facts().pooling);
-                let n_tokens: usize = prompts.iter().map(Vec::len).sum();
-                let lane = self.models.get_mut(&expert).and_then(|entry| entry.lane.as_mut()).expect("it is there");
-                let embedded = catch_unwind(AssertUnwindSafe(|| {
-                    prompts.iter().map(|prompt| lane.embed(prompt, pooling)).collect::<Result<Vec<_>>>()
-                }));
-                let embedded = embedded.unwrap_or_else(|panic| Err(Error::Crashed { what: what_panicked(&*panic) }));
-                self.status.prompt_tokens += n_tokens as u64;
-                let ended = if embedded.is_ok() { Ended::Done } else { Ended::Failed };
-                let _ = reply.send(embedded);
-                self.end(expert, id, ended);
-            }
+            Job::Embed(job) => lane.add_embeddings(*job),
         }
     }
 
@@ -414,10 +403,16 @@ impl Worker {
     fn crashed(&mut self, id: ExpertId, what: &str) {
         let Some(entry) = self.models.get_mut(&id) else { return };
         tracing::error!(model = entry.served.name(), what, "crashed");
-        let active = entry.lane.as_mut().map(Lane::take_requests).unwrap_or_default();
-        for request in active {
+        let (answers, embeddings) = entry.lane.as_mut().map(Lane::take_all).unwrap_or_default();
+        let crash = || Err(Error::Crashed { what: what.to_owned() });
+        for request in answers {
             let number = request.id;
-            request.finish(Err(Error::Crashed { what: what.to_owned() }));
+            request.finish(crash());
+            self.end(id, number, Ended::Failed);
+        }
+        for job in embeddings {
+            let number = job.id;
+            job.finish(crash());
             self.end(id, number, Ended::Failed);
         }
         let served = Arc::clone(&self.models[&id].served);
@@ -458,8 +453,15 @@ impl Worker {
                 self.end(expert, id, Ended::Cancelled);
             }
             None => {
-                for entry in self.models.values_mut() {
-                    entry.lane.iter_mut().for_each(|lane| lane.give_up(id));
+                let mut found = None;
+                for (&expert, entry) in &mut self.models {
+                    let Some(lane) = &mut entry.lane else { continue };
+                    lane.give_up(id);
+                    found = found.or_else(|| Some((expert, lane.take_embeddings(id)?)));
+                }
+                if let Some((expert, job)) = found {
+                    job.finish(Err(Error::Cancelled));
+                    self.end(expert, id, Ended::Cancelled);
                 }
             }
         }

@@ -67,11 +67,19 @@ pub enum StoreError {
         /// What is wrong, and what would be right.
         problem: String,
     },
-    /// Another process fetches the same model.
-    #[error("`{name}` is being pulled by another process: wait for it, or end it")]
+    /// The same model is fetched or removed at this moment.
+    #[error("`{name}` is being pulled already: wait for it, or end it")]
     Locked {
         /// The model.
         name: String,
+    },
+    /// A proxy that cannot be used.
+    #[error(
+        "{variable} names a proxy that cannot be used: http://HOST:PORT and https://HOST:PORT can, SOCKS cannot; correct or unset it"
+    )]
+    BadProxy {
+        /// The environment variable.
+        variable: &'static str,
     },
     /// A server says no.
     #[error("{url}: the server answers {status}: {advice}")]

@@ -342,6 +342,8 @@ impl ModelStore {
             }
             return Err(self.no_such_model(name));
         }
+        // What is being pulled is not taken from under the download.
+        let lock = pull::lock(folder, name)?;
         let mut removed = Removed::default();
         for file in files {
             removed.bytes += fs::symlink_metadata(&file).map_or(0, |found| found.len());
@@ -355,6 +357,7 @@ impl ModelStore {
             records.aliases.retain(|_, of| of != name);
             Ok(gone)
         })?;
+        drop(lock);
         // Folders of owners that have nothing left go too; one with something in it stays by itself.
         let mut owner = folder.join(name);
         while owner.pop() && owner != *folder && fs::remove_dir(&owner).is_ok() {}

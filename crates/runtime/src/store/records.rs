@@ -99,8 +99,12 @@ impl Records {
     }
 }
 
-/// A file's bytes, if they are not more than `bytes_max`.
+/// A file's bytes, if it is a regular one and they are not more than `bytes_max`.
 pub(super) fn bounded(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    // Opening a named pipe would wait for a writer.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
     let mut bytes = Vec::new();
     File::open(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > bytes_max {
@@ -114,7 +118,9 @@ pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), StoreErr
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(format!(".{}", std::process::id()));
     let beside = path.with_file_name(&name);
-    let written = File::create(&beside)
+    // Whatever is left there, it is neither written into nor followed.
+    let _ = fs::remove_file(&beside);
+    let written = File::create_new(&beside)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .and_then(|()| fs::rename(&beside, path));
     if written.is_err() {

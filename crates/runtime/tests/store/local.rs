@@ -303,6 +303,32 @@ fn records_that_cannot_be_read_break_nothing_else() {
     check_refused(store.find("x"), &["any more"]);
 }
 
+#[cfg(unix)]
+#[test]
+fn named_pipes_do_not_stop_anybody() {
+    let folder = Folder::new("pipes");
+    folder.write("models/a.gguf", &model_bytes(1, 0));
+    folder.write("ollama/manifests/registry.ollama.ai/library/m/ok", b"{}");
+    for pipe in [
+        "models/.hublab-store.json",
+        "models/b.gguf",
+        "models/c.gguf.part.json",
+        "ollama/manifests/registry.ollama.ai/library/m/latest",
+    ] {
+        let made = std::process::Command::new("mkfifo").arg(folder.0.join(pipe)).status();
+        assert!(made.is_ok_and(|status| status.success()), "{pipe}");
+    }
+    folder.write("models/c.gguf.part", b"GGUF");
+    // In a thread, so that waiting for ever is a failure.
+    let (store, (done, waits)) = (folder.store(), std::sync::mpsc::channel());
+    std::thread::spawn(move || {
+        let found = (store.list().models.len(), store.find("m").is_err(), store.find("b").is_err());
+        done.send(found)
+    });
+    let found = waits.recv_timeout(std::time::Duration::from_secs(60)).expect("nobody writes into a pipe");
+    assert_eq!(found, (6, true, true));
+}
+
 #[test]
 fn aliases_of_many_processes_are_all_kept() {
     let folder = Folder::new("many");

@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use hublabio_gguf::{GgmlType, Writer};
 use hublabio_runtime::Error;
+use hublabio_runtime::machine::{ModelNeeds, RESERVED_BYTES};
+use hublabio_runtime::moe::ModelSource;
 use hublabio_runtime::node::ModelCatalog as _;
-use hublabio_runtime::store::pull::{PullConfig, PullEvent, PullLimits, PullOptions, PullReport};
+use hublabio_runtime::store::pull::{Description, PullConfig, PullEvent, PullLimits, PullOptions, PullReport};
 use hublabio_runtime::store::{ModelKind, StoreError};
 
 use crate::folder::{Folder, manifest, model_bytes, part_bytes, sha256};
@@ -141,6 +144,12 @@ fn the_fault_matrix() {
             "429 for an hour",
             vec![Reply::status(429).header("retry-after", "3600")],
             Refused(&["429", "60 minutes"], false),
+        ),
+        // No clock counts so far.
+        (
+            "503 for ever",
+            vec![Reply::status(503).header("retry-after", "18446744073709551615")],
+            Refused(&["503", "minutes"], false),
         ),
         ("401", vec![Reply::status(401)], Refused(&["401", "HF_TOKEN"], false)),
         ("403", vec![Reply::status(403)], Refused(&["403", "HF_TOKEN"], false)),
@@ -343,6 +352,87 @@ fn what_does_not_fit_is_refused_before_it_comes() {
     pull(&folder, &reference, &PullOptions { force: true, ..small }).unwrap();
 }
 
+/// What is said of a model before it comes, and what comes of the download.
+fn described(
+    reply: Reply,
+    memory_total: u64,
+) -> (Option<Description>, Result<PullReport, Error>, Vec<u64>, Vec<String>) {
+    let folder = Folder::new("described");
+    let server = Server::start(&[(PATH, vec![reply])]);
+    let mut options = options(&server);
+    options.limits.memory_total = Some(memory_total);
+    let mut seen = None;
+    let result = folder.store().pull(&format!("{}{PATH}", server.address), &options, &mut |event| {
+        if let PullEvent::Described(description) = event {
+            seen = Some(description);
+        }
+        ControlFlow::Continue(())
+    });
+    (seen, result, server.ranges(), folder.files())
+}
+
+#[test]
+fn what_a_model_is_and_needs_is_known_before_it_comes() {
+    let bytes = hublabio_runtime::ai::DEFAULT_MODEL;
+    let (description, report, ranges, files) = described(Reply::file(bytes), 1 << 40);
+    let description = description.unwrap();
+    let needs = ModelNeeds::of(&ModelSource::Builtin("default"), 4096).unwrap();
+    assert_eq!((description.needs, description.problem.as_ref()), (Some(needs), None));
+    assert!(description.architecture.is_some() && description.context_length.is_some(), "{description:?}");
+    assert!(description.parameters > 1_000_000 && description.quantization.is_some(), "{description:?}");
+    // One connection brought both.
+    assert_eq!((report.unwrap().description, ranges), (Some(description), vec![0]));
+    assert_eq!(files, ["m.gguf"]);
+    // Without ranges and without a name for the version it is the same.
+    let plain = Reply { ranges: false, ..Reply::file(bytes) }.without_header("etag");
+    let (seen, report, ranges, _) = described(plain, 1 << 40);
+    assert!(seen.is_some() && report.is_ok() && ranges == [0]);
+    // Weights have a place, keys and values have none: nothing is left of it.
+    let (seen, result, ranges, files) = described(Reply::file(bytes), needs.weight_bytes + RESERVED_BYTES);
+    let error = result.unwrap_err();
+    assert!(matches!(error, Error::Store(StoreError::MemoryTooSmall { .. })), "{error}");
+    assert!(seen.is_some() && ranges == [0] && files.is_empty(), "{ranges:?} {files:?}");
+}
+
+#[test]
+fn the_description_comes_before_the_weights() {
+    let folder = Folder::new("before");
+    let bytes = hublabio_runtime::ai::DEFAULT_MODEL;
+    let server = Server::start(&[(PATH, vec![Reply::file(bytes)])]);
+    let result =
+        folder.store().pull(&format!("{}{PATH}", server.address), &options(&server), &mut |event| match event {
+            PullEvent::Described(_) => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        });
+    assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
+    let part = folder.models().join("m.gguf.part").metadata().unwrap().len();
+    assert!(part < bytes.len() as u64 / 2, "{part} bytes came to know what it is");
+}
+
+#[test]
+fn what_cannot_be_run_is_fetched_and_said() {
+    let (seen, report, ..) = described(file(), 1 << 40);
+    let description = seen.unwrap();
+    assert_eq!(description.architecture.as_deref(), Some("llama"));
+    assert!(description.needs.is_none() && description.problem.unwrap().contains("llama."));
+    report.unwrap();
+    // One that describes nothing is refused when it is whole, as ever.
+    let (seen, report, ..) = described(Reply::file(b"GGUF........................"), 1 << 40);
+    assert!(seen.is_none() && report.is_err());
+}
+
+#[test]
+fn a_long_description_is_read_to_its_end() {
+    let mut writer = Writer::new();
+    writer.metadata_mut().insert("general.architecture", "llama");
+    writer.metadata_mut().insert("padding", "x".repeat(5 << 20));
+    writer.add_tensor("t", &[1 << 20], GgmlType::F32).unwrap();
+    let bytes = writer.to_bytes([vec![0; 4 << 20].as_slice()]).unwrap();
+    let (seen, report, ranges, _) = described(Reply::file(&bytes), 1 << 40);
+    assert_eq!((seen.unwrap().parameters, report.unwrap().bytes), (1 << 20, bytes.len() as u64));
+    assert_eq!(ranges, [0]);
+}
+
 #[test]
 fn a_download_goes_on_where_it_was_stopped() {
     let folder = Folder::new("stop");
@@ -421,6 +511,56 @@ fn one_of_two_at_once_is_refused() {
 }
 
 #[test]
+fn what_comes_to_be_there_meanwhile_stays() {
+    let folder = Folder::new("meanwhile");
+    let server = Server::start(&[(PATH, vec![file()])]);
+    let reference = format!("{}{PATH}", server.address);
+    let own = model_bytes(1, 7);
+    let result = folder.store().pull(&reference, &options(&server), &mut |event| {
+        if matches!(event, PullEvent::Described(_)) {
+            folder.write("models/m.gguf", &own);
+        }
+        ControlFlow::Continue(())
+    });
+    let error = result.unwrap_err();
+    assert!(matches!(error, Error::Store(StoreError::Exists { .. })), "{error}");
+    assert!(std::fs::read(folder.models().join("m.gguf")).unwrap() == own);
+    // What came is not lost: under another name nothing is fetched again but what is asked for.
+    std::fs::remove_file(folder.models().join("m.gguf")).unwrap();
+    assert_eq!(pull(&folder, &reference, &options(&server)).unwrap().bytes_fetched, 0);
+}
+
+#[test]
+fn a_model_that_is_being_pulled_is_not_removed() {
+    let folder = Folder::new("remove");
+    let server = Server::start(&[(PATH, vec![file()])]);
+    let mut removed = None;
+    let report = folder.store().pull(&format!("{}{PATH}", server.address), &options(&server), &mut |event| {
+        if matches!(event, PullEvent::Described(_)) {
+            removed = Some(folder.store().remove("m"));
+        }
+        ControlFlow::Continue(())
+    });
+    report.unwrap();
+    let error = removed.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Store(StoreError::Locked { .. })), "{error}");
+    folder.store().remove("m").unwrap();
+    assert!(folder.files().is_empty());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_in_the_place_of_a_part_is_not_written_through() {
+    let folder = Folder::new("part-link");
+    let outside = folder.write("outside", b"keep me");
+    std::os::unix::fs::symlink(&outside, folder.models().join("m.gguf.part")).unwrap();
+    let server = Server::start(&[(PATH, vec![file()])]);
+    let error = pull(&folder, &format!("{}{PATH}", server.address), &options(&server)).unwrap_err().to_string();
+    assert!(error.contains("m.gguf.part") && error.contains("in the way"), "{error}");
+    assert_eq!(std::fs::read(&outside).unwrap(), b"keep me");
+}
+
+#[test]
 fn a_server_that_says_nothing_can_be_left() {
     let folder = Folder::new("silent");
     let stall = Reply { stall: Some((1000, Duration::from_secs(60))), ..file() };
@@ -459,6 +599,7 @@ fn nobody_there_and_names_that_cannot_be() {
         (url.as_str(), Some("../x"), &["no name"][..]),
         (&url, Some("default"), &["built-in", "--name"]),
         ("hf://o/r/default.gguf", None, &["built-in", "--name"]),
+        (&url, Some("x-00001-of-00002"), &["part of a split model", "--name"]),
         ("http://h/%2e%2e%2fx.gguf", None, &["no name"]),
         ("ftp://x/y.gguf", None, &["ftp://"]),
     ] {

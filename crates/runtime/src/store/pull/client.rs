@@ -7,7 +7,7 @@ use std::io::{self, Read as _};
 use std::time::Duration;
 
 use ureq::http::{HeaderMap, Response};
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, ProxyProtocol};
 
 use super::super::error::StoreError;
 use super::super::is_sha256;
@@ -67,12 +67,17 @@ impl Answer {
         self.header("content-length")?.parse().ok()
     }
 
-    /// Of a 206 or 416, `bytes FIRST-LAST/TOTAL` or `bytes */TOTAL`: the first byte and the total.
+    /// Of a 206 or 416: the first byte and the total.
     pub fn content_range(&self) -> Option<(Option<u64>, Option<u64>)> {
-        let (range, total) = self.header("content-range")?.strip_prefix("bytes ")?.split_once('/')?;
-        let first = range.split_once('-').and_then(|(first, _)| first.trim().parse().ok());
-        Some((first, total.trim().parse().ok()))
+        self.header("content-range").and_then(parse_content_range)
     }
+}
+
+/// The first byte and the total of a `Content-Range`, `bytes FIRST-LAST/TOTAL` or `bytes */TOTAL` (RFC 9110, section 14.4).
+pub(super) fn parse_content_range(text: &str) -> Option<(Option<u64>, Option<u64>)> {
+    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let first = range.split_once('-').and_then(|(first, _)| first.trim().parse().ok());
+    Some((first, total.trim().parse().ok()))
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
@@ -86,7 +91,10 @@ pub(super) struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    pub fn new(config: &'a PullConfig, hf_endpoint: Url) -> Self {
+    pub fn new(config: &'a PullConfig, hf_endpoint: Url) -> Result<Self, StoreError> {
+        if config.environment_proxy {
+            check_proxy()?;
+        }
         let builder = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -97,7 +105,7 @@ impl<'a> Client<'a> {
             .timeout_per_write(Some(config.read_timeout))
             .user_agent(concat!("hublab/", env!("CARGO_PKG_VERSION")));
         let builder = if config.environment_proxy { builder } else { builder.proxy(None) };
-        Self { agent: Agent::new_with_config(builder.build()), config, hf_endpoint }
+        Ok(Self { agent: Agent::new_with_config(builder.build()), config, hf_endpoint })
     }
 
     /// Ends what waits for a server, from another thread.
@@ -170,6 +178,19 @@ impl<'a> Client<'a> {
     }
 }
 
+/// Refuses a proxy that is asked for and cannot be used. The library would leave it out, and connect in the way that was not wanted.
+fn check_proxy() -> Result<(), StoreError> {
+    // In the order in which the library looks for one.
+    const VARIABLES: [&str; 6] = ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
+    let set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let Some(variable) = VARIABLES.into_iter().find(set) else { return Ok(()) };
+    let proxy = std::env::var(variable).ok().and_then(|value| ureq::Proxy::new(&value).ok());
+    match proxy.map(|proxy| proxy.protocol()) {
+        Some(ProxyProtocol::Http | ProxyProtocol::Https) => Ok(()),
+        _ => Err(StoreError::BadProxy { variable }),
+    }
+}
+
 /// Where a redirect from `at` leads.
 fn follow(at: &Url, location: Option<&str>) -> Result<Url, StoreError> {
     let bad = |problem: String| StoreError::BadAnswer { url: at.without_query(), problem };
@@ -216,19 +237,18 @@ fn check_status(url: &Url, status: u16, headers: &HeaderMap, hf_endpoint: &Url) 
     let is_hf = url.is_same_origin(hf_endpoint);
     let advice = match status {
         200 | 206 | 416 => return Ok(()),
-        408 | 425 | 500..=599 => {
-            let problem = format!("the server answers {status}");
-            return Err(Failure::Transient { problem, status: Some(status), wait: retry_after(headers) });
+        408 | 425 | 429 | 500..=599 => {
+            let reason = if status == 429 { "too many requests" } else { "not at the moment" };
+            match header(headers, "retry-after").and_then(parse_retry_after) {
+                Some(wait) if wait > RETRY_AFTER_MAX => {
+                    format!("{reason}: try again in {} minutes", wait.as_secs().div_ceil(60))
+                }
+                wait => {
+                    let problem = format!("the server answers {status}, {reason}");
+                    return Err(Failure::Transient { problem, status: Some(status), wait });
+                }
+            }
         }
-        429 => match retry_after(headers) {
-            Some(wait) if wait > RETRY_AFTER_MAX => {
-                format!("too many requests: try again in {} minutes", wait.as_secs().div_ceil(60))
-            }
-            wait => {
-                let problem = "the server answers 429, too many requests".into();
-                return Err(Failure::Transient { problem, status: Some(status), wait });
-            }
-        },
         401 | 403 if is_hf => "the repository is not there, or private, or its licence must be accepted first: check the name, accept the \
                          licence on its page, and set HF_TOKEN to a token from huggingface.co/settings/tokens"
             .into(),
@@ -243,8 +263,8 @@ fn check_status(url: &Url, status: u16, headers: &HeaderMap, hf_endpoint: &Url) 
 }
 
 /// `Retry-After` in seconds; its form as a date is rare, and left to the ordinary wait.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    header(headers, "retry-after")?.trim().parse().ok().map(Duration::from_secs)
+pub(super) fn parse_retry_after(text: &str) -> Option<Duration> {
+    text.trim().parse().ok().map(Duration::from_secs)
 }
 
 #[cfg(test)]

@@ -1,8 +1,12 @@
 //! Brings one file at a time, as often as it takes.
 
+use std::io::Read as _;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use ureq::BodyReader;
 
 use super::client::{Client, Failure, Method, broken_off};
 use super::part::{Part, Version};
@@ -32,6 +36,8 @@ pub(super) struct Downloader<'a> {
     total: Option<u64>,
     fetched: u64,
     start: Instant,
+    /// An answer of which only the beginning was read, and whose file it is.
+    open: Option<(PathBuf, BodyReader<'static>)>,
 }
 
 /// Failures in a row.
@@ -50,7 +56,7 @@ impl<'a> Downloader<'a> {
         name: &'a str,
         on_event: &'a mut PullSink<'_>,
     ) -> Self {
-        Self { client, options, name, on_event, done: 0, total: None, fetched: 0, start: Instant::now() }
+        Self { client, options, name, on_event, done: 0, total: None, fetched: 0, start: Instant::now(), open: None }
     }
 
     /// Bytes that have come.
@@ -93,10 +99,15 @@ impl<'a> Downloader<'a> {
         }
     }
 
-    /// Brings a file, and gives its SHA-256. What cannot become right is deleted.
+    /// Brings the first bytes of a file that has been read, at least `wanted` of them, or all that it has. The connection stays open
+    /// for the rest: who cannot use the model has not asked for more than this, and who can has lost nothing.
+    pub fn beginning(&mut self, remote: &Remote, part: &mut Part, wanted: u64) -> Result<()> {
+        self.fetch(remote, part, wanted)
+    }
+
+    /// Brings a file that has been read, and gives its SHA-256. What cannot become right is deleted.
     pub fn file(&mut self, remote: &Remote, part: &mut Part) -> Result<String> {
-        self.hash(part)?;
-        let fetched = self.fetch(remote, part);
+        let fetched = self.fetch(remote, part, u64::MAX);
         // What has come is worth keeping, whatever happened.
         let synced = part.sync();
         fetched?;
@@ -113,7 +124,7 @@ impl<'a> Downloader<'a> {
     }
 
     /// Reads what is there.
-    fn hash(&mut self, part: &mut Part) -> Result<()> {
+    pub fn hash(&mut self, part: &mut Part) -> Result<()> {
         let bytes_total = part.bytes;
         let mut stopped = Ok(());
         part.hash(&mut |bytes_done| {
@@ -123,15 +134,21 @@ impl<'a> Downloader<'a> {
         stopped
     }
 
-    fn fetch(&mut self, remote: &Remote, part: &mut Part) -> Result<()> {
+    /// Brings bytes until there are `wanted`, or all.
+    fn fetch(&mut self, remote: &Remote, part: &mut Part, wanted: u64) -> Result<()> {
         let mut failures = Failures { bytes: part.bytes, ..Failures::default() };
         loop {
             self.check_stop()?;
             let is_whole = part.bytes > 0 && part.version.bytes == Some(part.bytes);
-            if is_whole {
+            if is_whole || part.bytes >= wanted {
                 return Ok(());
             }
-            match self.connection(remote, part) {
+            let left_open = self.open.take().filter(|(path, _)| *path == part.path);
+            let ended = match left_open {
+                Some((_, body)) => self.read(body, remote, part, wanted),
+                None => self.connection(remote, part, wanted),
+            };
+            match ended {
                 Ok(()) => return Ok(()),
                 Err(Ended::Cancelled) => return Err(Error::Cancelled),
                 Err(Ended::Failed(failure)) => {
@@ -145,7 +162,7 @@ impl<'a> Downloader<'a> {
     }
 
     /// One connection: what it brings is added to the part.
-    fn connection(&mut self, remote: &Remote, part: &mut Part) -> std::result::Result<(), Ended> {
+    fn connection(&mut self, remote: &Remote, part: &mut Part, wanted: u64) -> std::result::Result<(), Ended> {
         if part.bytes > 0
             && part.version.etag.is_none()
             && part.version.validator().is_none()
@@ -207,7 +224,7 @@ impl<'a> Downloader<'a> {
             }
             status => return Err(bad(format!("it answers {status} to a request for the whole file"))),
         }
-        self.read(answer.response.into_body().into_reader(), remote, part)
+        self.read(answer.response.into_body().into_reader(), remote, part, wanted)
     }
 
     /// Gives up what is there of a file.
@@ -219,13 +236,18 @@ impl<'a> Downloader<'a> {
 
     fn read(
         &mut self,
-        mut body: impl std::io::Read,
+        mut body: BodyReader<'static>,
         remote: &Remote,
         part: &mut Part,
+        wanted: u64,
     ) -> std::result::Result<(), Ended> {
         let mut buffer = vec![0; READ_PIECE];
         let mut disk_checked = part.bytes;
         loop {
+            if part.bytes >= wanted {
+                self.open = Some((part.path.clone(), body));
+                return Ok(());
+            }
             let n = body.read(&mut buffer).map_err(|cause| broken_off(&cause))?;
             if n == 0 {
                 break;
@@ -256,7 +278,11 @@ impl<'a> Downloader<'a> {
                 let problem = "the connection ended before the file".to_owned();
                 Err(Failure::Transient { problem, status: None, wait: None }.into())
             }
-            _ => Ok(()),
+            // Where no length was announced, the end of the answer is that of the file.
+            _ => {
+                part.version.bytes = Some(part.bytes);
+                Ok(())
+            }
         }
     }
 

@@ -4,11 +4,14 @@
 //! on where it stopped, if the server can say that it is still the same file. Sizes are compared with the disk and the memory first.
 //!
 //! Where to go next: `reference.rs` is what can be asked for, `download.rs` brings one file, `part.rs` is a file that is not whole,
-//! `client.rs` speaks HTTP, `fit.rs` knows the machine.
+//! `client.rs` speaks HTTP, `describe.rs` reads what a model is from its beginning, `fit.rs` compares it with the machine.
 
 mod client;
+mod describe;
 mod download;
 mod fit;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod part;
 mod reference;
 
@@ -21,7 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hublabio_gguf::{GgufFile, split_file_name};
+use hublabio_gguf::{GgufFile, parse_split_name, split_file_name};
 
 use super::error::StoreError;
 use super::ollama::{self, OllamaName};
@@ -35,10 +38,8 @@ use download::Downloader;
 use part::{Lock, Part, Version};
 use reference::{Reference, Source, Url};
 
+pub use describe::Description;
 pub use fit::PullLimits;
-
-/// Parts that a split model may have.
-const PARTS_MAX: usize = 1000;
 
 /// Where to fetch from, and how patiently.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +124,8 @@ pub enum PullEvent {
         /// Bytes that are there already.
         bytes_there: u64,
     },
+    /// The beginning of the files has come, and says what the model is. The rest comes now, if it is not too large.
+    Described(Description),
     /// What was there already is read, to go on from it.
     Checking {
         /// Bytes read.
@@ -172,6 +175,8 @@ pub struct PullReport {
     pub bytes_fetched: u64,
     /// SHA-256 of each file, in hexadecimal.
     pub sha256: Vec<String>,
+    /// What it is, as [`PullEvent::Described`] said it.
+    pub description: Option<Description>,
     /// Whether nothing had to be fetched.
     pub already_there: bool,
     /// How long it took.
@@ -216,10 +221,9 @@ impl ModelStore {
     pub fn pull(&self, reference: &str, options: &PullOptions, on_event: &mut PullSink<'_>) -> Result<PullReport> {
         let order = self.order(reference, options)?;
         let folder = self.write_folder()?;
+        let client = Client::new(&options.config, order.hf_endpoint.clone())?;
         make_owner(folder, &order.targets[0])?;
-        let whole = folder.join(format!("{}.gguf", order.name));
-        let lock = Lock::take(&whole, &order.name)?;
-        let client = Client::new(&options.config, order.hf_endpoint.clone());
+        let lock = lock(folder, &order.name)?;
         let done = AtomicBool::new(false);
         let result = thread::scope(|scope| {
             let watcher = options.stop.as_ref().map(|stop| {
@@ -243,7 +247,7 @@ impl ModelStore {
         drop(lock);
         if result.is_err() {
             // An owner's folder that was made for nothing goes again; one with something in it stays by itself.
-            let mut owner = whole;
+            let mut owner = folder.join(&order.name);
             while owner.pop() && owner != *folder && fs::remove_dir(&owner).is_ok() {}
         }
         result
@@ -261,6 +265,10 @@ impl ModelStore {
         };
         let name = options.name.clone().unwrap_or_else(|| reference.default_name());
         name::check(&name)?;
+        if parse_split_name(&format!("{name}.gguf")).is_some() {
+            let problem = "a file of that name is a part of a split model: give another with --name";
+            return Err(StoreError::BadName { name, problem }.into());
+        }
         if name == DEFAULT_MODEL_NAME {
             return Err(StoreError::BadName {
                 name,
@@ -277,9 +285,6 @@ impl ModelStore {
         }
         let sha256 = given.or_else(|| reference.sha256.clone());
         let parts = reference.parts().len();
-        if parts > PARTS_MAX {
-            return Err(bad("a model of more than 1000 parts").into());
-        }
         if parts > 1 && sha256.is_some() {
             return Err(bad("a SHA-256 is that of one file, and this model has several").into());
         }
@@ -320,6 +325,7 @@ impl ModelStore {
                     bytes,
                     bytes_fetched: 0,
                     sha256: hashes,
+                    description: None,
                     already_there: true,
                     seconds,
                 });
@@ -336,6 +342,22 @@ impl ModelStore {
             }
         }
         downloader.plan(remotes.len(), total, there)?;
+        for part in &mut parts {
+            downloader.hash(part)?;
+        }
+        let description = describe::describe(&remotes, &mut parts, downloader)?;
+        if let Some(description) = &description {
+            downloader.say(PullEvent::Described(description.clone()))?;
+            if let Some(needs) = description.needs.filter(|_| !options.force)
+                && let Err(error) = options.limits.check_memory(&order.name, needs.bytes())
+            {
+                if there == 0 {
+                    // Nobody had asked for more than to know.
+                    parts.iter().for_each(Part::delete);
+                }
+                return Err(error.into());
+            }
+        }
         let mut sha256 = Vec::new();
         let mut etags = Vec::new();
         for (remote, part) in remotes.iter().zip(&mut parts) {
@@ -347,6 +369,7 @@ impl ModelStore {
             parts.iter().for_each(Part::delete);
             return Err(StoreError::NotAModel { cause: error.to_string() }.into());
         }
+        self.make_room(order)?;
         // The first part comes last: before that there is no model of this name.
         for (part, target) in parts.iter().zip(&order.targets).rev() {
             fs::rename(&part.path, target).map_err(StoreError::io("write", target))?;
@@ -367,9 +390,30 @@ impl ModelStore {
             bytes,
             bytes_fetched: downloader.fetched(),
             sha256,
+            description,
             already_there: false,
             seconds: start.elapsed().as_secs_f64(),
         })
+    }
+
+    /// Looks once more at what has the order's name, as a download may take hours: what has come to be there meanwhile stays.
+    fn make_room(&self, order: &Order) -> Result<()> {
+        let before = self.replaceable(order)?;
+        match order.targets.as_slice() {
+            // One that was pulled is replaced; of its parts, none may be joined with those of another version.
+            [first, _, ..] if before.is_some() && first.exists() => {
+                fs::remove_file(first).map_err(StoreError::io("replace", first))?;
+            }
+            // Some file systems do not tell small letters from large ones.
+            targets if before.is_none() => {
+                if let Some(taken) = targets.iter().find(|target| fs::symlink_metadata(target).is_ok()) {
+                    let place = taken.display().to_string();
+                    return Err(StoreError::Exists { name: order.name.clone(), place }.into());
+                }
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// What has the order's name and may be replaced, because it came from the same place: its files, their hashes, and what the
@@ -398,6 +442,11 @@ impl ModelStore {
         let place = self.place_of(&order.name)?.unwrap_or_default();
         Err(StoreError::Exists { name: order.name.clone(), place }.into())
     }
+}
+
+/// Keeps others from fetching or removing a model of the store's own folder.
+pub(super) fn lock(folder: &Path, name: &str) -> std::result::Result<Lock, StoreError> {
+    Lock::take(&folder.join(format!("{name}.gguf")), name)
 }
 
 /// What has a name already: its files, their hashes, and what the server called its version.

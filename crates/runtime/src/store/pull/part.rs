@@ -65,6 +65,11 @@ impl Part {
     /// Opens the part of the file `target`, with what is there of it.
     pub fn open(target: &Path) -> Result<Self, StoreError> {
         let path = part_path(target);
+        // What is written goes into the store: a link leads elsewhere, and a named pipe nowhere.
+        if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
+            let cause = io::Error::other("a link or something else that is no file is in the way");
+            return Err(StoreError::Io { action: "write", path, cause });
+        }
         let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
         let file = file.map_err(StoreError::io("write", &path))?;
         let sidecar = bounded(&sidecar_path(&path), SIDECAR_BYTES_MAX).ok();
@@ -103,6 +108,16 @@ impl Part {
         self.bytes = done;
         self.hash = hash;
         Ok(true)
+    }
+
+    /// The first bytes, as many as there are up to `bytes_max`. What is written next goes to the end all the same.
+    pub fn first(&mut self, bytes_max: u64) -> Result<Vec<u8>, StoreError> {
+        let error = |cause| StoreError::Io { action: "read", path: self.path.clone(), cause };
+        let mut first = Vec::new();
+        self.file.seek(SeekFrom::Start(0)).map_err(error)?;
+        (&self.file).take(bytes_max).read_to_end(&mut first).map_err(error)?;
+        self.file.seek(SeekFrom::Start(self.bytes)).map_err(error)?;
+        Ok(first)
     }
 
     /// Begins anew, with the file that `version` describes.
@@ -183,8 +198,8 @@ pub(super) fn describe(part: &Path) -> String {
     }
 }
 
-/// Keeps others from fetching the same model.
-pub(super) struct Lock {
+/// Keeps others from fetching or removing the same model.
+pub(in crate::store) struct Lock {
     path: PathBuf,
     _file: File,
 }
