@@ -1,8 +1,6 @@
 //! The client with an engine in its own process and the built-in model.
 
-use hublabio_sdk::ai::{
-    AiClient, AnswerFormat, ChatSession, Error, FinishReason, GenerateOptions, Piece, Tool, ToolChoice,
-};
+use hublabio_sdk::ai::{AiClient, AnswerFormat, ChatSession, Error, FinishReason, GenerateOptions, Piece};
 use serde_json::json;
 
 const QUESTION: &str = "What does tar do?";
@@ -75,13 +73,12 @@ fn a_form_is_kept_and_what_cannot_be_is_refused() {
     let options = GenerateOptions { format, max_tokens: Some(64), ..GenerateOptions::default() };
     let answer = client.generate_with(QUESTION, &options).unwrap();
     assert!(answer.json::<serde_json::Value>().unwrap()["ok"].is_boolean());
-    let tools = vec![Tool::function("f", "does", json!({ "type": "object" }))];
-    let forced = GenerateOptions { tools, tool_choice: Some(ToolChoice::REQUIRED), ..GenerateOptions::default() };
-    let error = client.generate_with(QUESTION, &forced).unwrap_err().to_string();
-    assert!(error.contains("`tool_choice`"), "{error}");
     let pinned = GenerateOptions { expert: Some("python".into()), ..GenerateOptions::default() };
     let error = client.generate_with(QUESTION, &pinned).unwrap_err().to_string();
     assert!(error.contains("`hublab.expert`"), "{error}");
+    let routed = GenerateOptions { session: Some(1), ..GenerateOptions::default() };
+    let error = client.generate_with(QUESTION, &routed).unwrap_err().to_string();
+    assert!(error.contains("`hublab.session`"), "{error}");
     let mut options = GenerateOptions::default();
     options.sampling.temperature = Some(-1.0);
     assert!(matches!(client.generate_with(QUESTION, &options), Err(Error::Engine(_))));

@@ -16,14 +16,14 @@ const SYSTEM_SOCKET: &str = "/run/hublab/hublab.sock";
 /// Where a service listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Address {
-    /// Host, without the brackets of an IPv6 address, and port.
-    Tcp { host: String, port: u16 },
+    /// Host, without the brackets of an IPv6 address, and port; whether they are spoken with by TLS.
+    Tcp { host: String, port: u16, tls: bool },
     /// A Unix socket.
     Unix(PathBuf),
 }
 
 impl Address {
-    /// Reads `http://HOST:PORT`, `HOST:PORT`, `HOST` or `unix:/PATH`.
+    /// Reads `http://HOST:PORT`, `https://HOST:PORT`, `HOST:PORT`, `HOST` or `unix:/PATH`.
     pub fn parse(text: &str) -> Result<Self> {
         let bad = |problem: &str| Error::BadAddress { address: text.into(), problem: problem.into() };
         let trimmed = text.trim();
@@ -37,10 +37,11 @@ impl Address {
         }
         let with_scheme = if trimmed.contains("://") { trimmed.to_owned() } else { format!("http://{trimmed}") };
         let uri: Uri = with_scheme.parse().map_err(|error: hyper::http::uri::InvalidUri| bad(&error.to_string()))?;
-        if uri.scheme() == Some(&Scheme::HTTPS) {
-            return Err(bad("this client speaks no TLS (https): let a proxy or `ssh -L` on this machine do that"));
+        let tls = uri.scheme() == Some(&Scheme::HTTPS);
+        if tls && !cfg!(feature = "tls") {
+            return Err(bad("this program was built without TLS (feature `tls`)"));
         }
-        if uri.scheme() != Some(&Scheme::HTTP) {
+        if !tls && uri.scheme() != Some(&Scheme::HTTP) {
             return Err(bad("its scheme is unknown"));
         }
         let authority = uri.authority().ok_or_else(|| bad("it has no host"))?;
@@ -61,7 +62,7 @@ impl Address {
             None if after_host.is_empty() => DEFAULT_PORT,
             None => return Err(bad("its port is none")),
         };
-        Ok(Self::Tcp { host: host.into(), port })
+        Ok(Self::Tcp { host: host.into(), port, tls })
     }
 
     /// Where a service may be, in the order in which they are tried, by what the environment says.
@@ -75,15 +76,21 @@ impl Address {
             found.extend(env("XDG_RUNTIME_DIR").map(|folder| Self::Unix(PathBuf::from(folder).join("hublab.sock"))));
             found.push(Self::Unix(SYSTEM_SOCKET.into()));
         }
-        found.push(Self::Tcp { host: "127.0.0.1".into(), port: DEFAULT_PORT });
+        found.push(Self::Tcp { host: "127.0.0.1".into(), port: DEFAULT_PORT, tls: false });
         Ok(found)
+    }
+
+    /// Whether a certificate is asked for.
+    #[cfg(feature = "tls")]
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Self::Tcp { tls: true, .. })
     }
 
     /// The value of the header `Host`.
     pub fn host(&self) -> String {
         match self {
-            Self::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
-            Self::Tcp { host, port } => format!("{host}:{port}"),
+            Self::Tcp { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
+            Self::Tcp { host, port, .. } => format!("{host}:{port}"),
             Self::Unix(_) => "localhost".into(),
         }
     }
@@ -92,7 +99,8 @@ impl Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp { .. } => write!(f, "http://{}", self.host()),
+            Self::Tcp { tls: false, .. } => write!(f, "http://{}", self.host()),
+            Self::Tcp { tls: true, .. } => write!(f, "https://{}", self.host()),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -116,12 +124,17 @@ mod tests {
         ] {
             assert_eq!(Address::parse(text).unwrap().to_string(), expected);
         }
+        match Address::parse("https://[::1]") {
+            Ok(address) if cfg!(feature = "tls") => assert_eq!(address.to_string(), "https://[::1]:11434"),
+            Err(error) if !cfg!(feature = "tls") => assert!(error.to_string().contains("without TLS"), "{error}"),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
     fn what_is_no_address_is_refused_by_name() {
         for (text, expected) in [
-            ("https://box", "no TLS (https)"),
+            ("https://me:secret@box", if cfg!(feature = "tls") { "it holds a user name" } else { "without TLS" }),
             ("ftp://box", "its scheme is unknown"),
             ("unix:a", "must begin with `/`"),
             ("http://me:secret@box", "it holds a user name"),
@@ -152,6 +165,6 @@ mod tests {
             );
             assert_eq!(texts(&[]), [system, local]);
         }
-        assert!(Address::candidates(|_| Some("https://x".into())).is_err());
+        assert!(Address::candidates(|_| Some("ftp://x".into())).is_err());
     }
 }

@@ -64,7 +64,8 @@ pub struct AiClient {
 impl AiClient {
     /// Connects to where `HUBLAB_HOST` says; without it to the socket of a service that the user started
     /// (`$XDG_RUNTIME_DIR/hublab.sock`), to that of one that the system started (`/run/hublab/hublab.sock`), or to
-    /// `http://127.0.0.1:11434`, whichever answers first. The key is in `HUBLAB_API_KEY`, where one is needed.
+    /// `http://127.0.0.1:11434`, whichever answers first. The key is in `HUBLAB_API_KEY`, where one is needed;
+    /// `HUBLAB_CA_FILE` is for a service at `https://` what `with_ca_file` is.
     ///
     /// # Errors
     /// [`Error::CannotConnect`] says what was tried, and what to do.
@@ -74,7 +75,7 @@ impl AiClient {
         Ok(Self { driver, inner })
     }
 
-    /// A client of the service at `http://HOST:PORT` or `unix:/PATH`. Does not connect yet, and takes no key from the
+    /// A client of the service at `http://HOST:PORT`, `https://HOST:PORT` or `unix:/PATH`. Does not connect yet, and takes no key from the
     /// environment.
     ///
     /// # Errors
@@ -117,6 +118,16 @@ impl AiClient {
     #[must_use]
     pub fn with_api_key(self, key: impl Into<String>) -> Self {
         Self { inner: self.inner.with_api_key(key), ..self }
+    }
+
+    /// The same, which trusts the authorities in this file of certificates (PEM) in place of the system's, where the service is at
+    /// `https://`.
+    ///
+    /// # Errors
+    /// [`Error::BadAuthorities`].
+    #[cfg(feature = "tls")]
+    pub fn with_ca_file(self, path: impl AsRef<std::path::Path>) -> Result<Self> {
+        Ok(Self { inner: self.inner.with_ca_file(path)?, ..self })
     }
 
     /// The same with another limit on silence: how long nothing may come from the service, 10 minutes at first. An answer that

@@ -1,24 +1,25 @@
 //! An engine in this process in place of a service: the same requests, the same answers, no sockets.
 //!
-//! What it does with a request is what the service does, but for tool calls that are enforced, which it refuses by name.
+//! What it does with a request is what the service does, as far as the client asks for it: prompts, forms and tool calls are made
+//! by the same code of the runtime. It has no swarms, and refuses by name what only those understand.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use hublabio_runtime::ai::constraint::{ConstraintConfig, ConstraintSource};
+use hublabio_runtime::ai::constraint::ConstraintSource;
 use hublabio_runtime::ai::sampling::{Dry, DynamicTemperature, Mirostat, SamplerStep, SamplingConfig, Xtc};
 use hublabio_runtime::ai::tokenizer::EncodeOptions;
 use hublabio_runtime::ai::{
-    ChatOptions, DEFAULT_MODEL_NAME, Event, Finish, Generation, GenerationConfig, Message, ModelText, OutputParser,
-    TokenId, TokenLogProbs, Tool,
+    ChatQuestion, DEFAULT_MODEL_NAME, Event, Finish, Generation, GenerationConfig, Message, ModelText, OutputParser,
+    TokenId, TokenLogProbs, Tool, ToolChoice,
 };
 use hublabio_runtime::moe::ModelSource;
 use hublabio_runtime::node::{
-    AnswerEvent, AnswerSink, BuiltinCatalog, CatalogModel, GenerationRequest, KeepAlive, ModelCatalog, Node,
-    NodeConfig, ServedModel,
+    AnswerEvent, AnswerSink, BuiltinCatalog, CatalogModel, EmbedRequest, GenerationRequest, KeepAlive, ModelCatalog,
+    Node, NodeConfig, ServedModel,
 };
 use serde_json::Value as Json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -111,7 +112,8 @@ impl Embedded {
         let prompts: hublabio_runtime::Result<Vec<_>> = texts.iter().map(|it| text.embedding_prompt(it)).collect();
         let prompts = prompts.map_err(of_runtime)?;
         let tokens = prompts.iter().map(|prompt| prompt.len() as u64).sum();
-        let vectors = self.node.embed(&model, prompts, None).map_err(of_runtime)?;
+        let request = EmbedRequest::new(Arc::clone(&model), prompts);
+        let vectors = self.node.embed(request).map_err(of_runtime)?;
         let data = vectors.into_iter().zip(0..).map(|(vector, index)| wire::Embedding {
             object: "embedding".into(),
             index,
@@ -200,23 +202,29 @@ impl Embedded {
     }
 
     pub fn chat_stream(&self, request: wire::ChatCompletionRequest) -> Result<Chunks> {
-        if request.hublab.as_ref().is_some_and(|asked| asked.expert.is_some()) {
-            return Err(refused("hublab.expert", "an engine in this process has no swarms; a service has"));
+        if let Some(asked) = &request.hublab {
+            for (field, is_given) in
+                [("hublab.expert", asked.expert.is_some()), ("hublab.session", asked.session.is_some())]
+            {
+                if is_given {
+                    return Err(refused(field, "an engine in this process has no swarms; a service has"));
+                }
+            }
         }
         let model = self.model(&request.model)?;
         let text = model.text().map_err(of_runtime)?;
         let is_builtin = matches!(model.source(), ModelSource::Builtin(_));
         let mut config = generation_config(&request, is_builtin)?;
-        let messages = to_json(&request.messages)?;
-        let messages = Message::list_from_json(&messages).map_err(|error| of_runtime(error.into()))?;
-        let options = ChatOptions {
-            tools: tools(&request)?,
-            variables: request.chat_template_kwargs.unwrap_or_default().into_iter().collect(),
-            tool_format: None,
-        };
-        let prompt = text.chat_prompt_with(&messages, &options).map_err(of_runtime)?;
-        let parser = text.output_parser(&prompt, &options).map_err(of_runtime)?;
-        config.shown_tokens = text.marks(&parser);
+        let asked = text.prepare(&ChatQuestion {
+            messages: &messages(&request)?,
+            tools: &tools(&request)?,
+            tool_choice: &tool_choice(&request),
+            parallel_tool_calls: request.parallel_tool_calls,
+            format: format(&request)?,
+            variables: &request.chat_template_kwargs.clone().unwrap_or_default().into_iter().collect::<Vec<_>>(),
+        });
+        let asked = asked.map_err(of_runtime)?;
+        (config.constraint, config.shown_tokens) = (asked.constraint, asked.shown_tokens);
         if let Some(constraint) = &config.constraint {
             // What cannot be honoured is refused before it waits for its turn.
             text.compile_constraint(constraint).map_err(of_runtime)?;
@@ -228,12 +236,16 @@ impl Embedded {
             closed: Arc::clone(&closed),
             model: model.name().into(),
             text: text.clone(),
-            parser: Some(parser),
+            parser: Some(asked.parser),
             tells_progress: request.return_progress == Some(true),
+            call_is_forced: asked.call_is_forced,
             calls: 0,
-            notes: Vec::new(),
+            calls_max: if request.parallel_tool_calls == Some(false) { 1 } else { u32::MAX },
+            thinks: false,
+            reasoning_tokens: 0,
+            notes: asked.notes,
         };
-        let generation = GenerationRequest::new(Arc::clone(&model), prompt.tokens, config);
+        let generation = GenerationRequest::new(Arc::clone(&model), asked.prompt.tokens, config);
         self.node.submit(generation, Box::new(sink)).map_err(of_runtime)?;
         Ok((receiver, closed))
     }
@@ -250,6 +262,9 @@ fn of_runtime(error: hublabio_runtime::Error) -> Error {
             Error::ContextTooLong { prompt_tokens: Some(prompt as u64), context_tokens: Some(context as u64), message }
         }
         hublabio_runtime::Error::Busy { .. } => Error::Busy { message, retry_after: None },
+        hublabio_runtime::Error::BadQuestion { field, .. } => {
+            Error::Refused { status: None, message, code: None, param: Some(field.into()) }
+        }
         other => Error::Engine(other),
     }
 }
@@ -263,35 +278,44 @@ fn to_json(value: &impl serde::Serialize) -> Result<Json> {
     serde_json::to_value(value).map_err(|error| Error::broken("the request", error))
 }
 
-/// The tools that the model is told of.
-fn tools(request: &wire::ChatCompletionRequest) -> Result<Vec<Tool>> {
-    use wire::{ToolChoice, ToolChoiceMode};
-    match &request.tool_choice {
-        None | Some(ToolChoice::Mode(ToolChoiceMode::Auto)) => {}
-        Some(ToolChoice::Mode(ToolChoiceMode::None)) => return Ok(Vec::new()),
-        Some(_) => {
-            return Err(refused(
-                "tool_choice",
-                "calls are not enforced by an engine in this process; a service does it",
-            ));
+/// The conversation, in the roles that the service takes.
+fn messages(request: &wire::ChatCompletionRequest) -> Result<Vec<Message>> {
+    const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
+    let mut messages =
+        Message::list_from_json(&to_json(&request.messages)?).map_err(|error| of_runtime(error.into()))?;
+    for (at, message) in messages.iter_mut().enumerate() {
+        if !ROLES.contains(&message.role.as_str()) {
+            let problem = format!("it is `{}`: give one of {}", message.role, ROLES.join(", "));
+            return Err(refused(&format!("messages[{at}].role"), &problem));
+        }
+        if message.role == "developer" {
+            // The newer name of the same role.
+            message.role = "system".into();
         }
     }
+    Ok(messages)
+}
+
+fn tools(request: &wire::ChatCompletionRequest) -> Result<Vec<Tool>> {
     if request.tools.is_empty() {
         return Ok(Vec::new());
-    }
-    if !matches!(request.response_format, None | Some(wire::ResponseFormat::Text)) || request.grammar.is_some() {
-        return Err(refused("response_format", "an engine in this process honours it only without `tools`"));
     }
     Tool::list_from_json(&to_json(&request.tools)?).map_err(|error| of_runtime(error.into()))
 }
 
-fn generation_config(request: &wire::ChatCompletionRequest, is_builtin: bool) -> Result<GenerationConfig> {
-    let said = &request.sampling;
-    // The built-in model is greedy unless something asks for chance.
-    let greedy = is_builtin && *said == wire::Sampling::default();
-    let base = if greedy { SamplingConfig::greedy() } else { SamplingConfig::default() };
-    let default = GenerationConfig::default();
-    let source = match (&request.response_format, &request.grammar) {
+fn tool_choice(request: &wire::ChatCompletionRequest) -> ToolChoice {
+    use wire::ToolChoiceMode;
+    match &request.tool_choice {
+        None | Some(wire::ToolChoice::Mode(ToolChoiceMode::Auto)) => ToolChoice::Auto,
+        Some(wire::ToolChoice::Mode(ToolChoiceMode::None)) => ToolChoice::None,
+        Some(wire::ToolChoice::Mode(ToolChoiceMode::Required)) => ToolChoice::Required,
+        Some(wire::ToolChoice::Named { function, .. }) => ToolChoice::Named(function.name.clone()),
+    }
+}
+
+/// The form that the answer's text must have.
+fn format(request: &wire::ChatCompletionRequest) -> Result<Option<ConstraintSource>> {
+    Ok(match (&request.response_format, &request.grammar) {
         (None | Some(wire::ResponseFormat::Text), None) => None,
         (None | Some(wire::ResponseFormat::Text), Some(grammar)) => Some(ConstraintSource::Gbnf(grammar.clone())),
         (Some(wire::ResponseFormat::JsonObject), None) => Some(ConstraintSource::JsonObject),
@@ -300,7 +324,30 @@ fn generation_config(request: &wire::ChatCompletionRequest, is_builtin: bool) ->
             Some(ConstraintSource::JsonSchema(schema))
         }
         (Some(_), Some(_)) => return Err(refused("grammar", "an answer has one form: leave `response_format` out")),
-    };
+    })
+}
+
+/// Whether something asks for chance, so that a model which is greedy by default is not.
+fn asks_for_chance(said: &wire::Sampling) -> bool {
+    said.temperature.is_some()
+        || said.seed.is_some()
+        || said.top_p.is_some()
+        || said.top_k.is_some()
+        || said.min_p.is_some()
+        || said.typical_p.is_some()
+        || said.top_n_sigma.is_some()
+        || said.xtc_probability.is_some()
+        || said.mirostat.is_some_and(|version| version > 0)
+        || said.dynatemp_range.is_some()
+        || said.samplers.is_some()
+}
+
+/// The settings of the answer, but for its form.
+fn generation_config(request: &wire::ChatCompletionRequest, is_builtin: bool) -> Result<GenerationConfig> {
+    let said = &request.sampling;
+    let greedy = is_builtin && !asks_for_chance(said);
+    let base = if greedy { SamplingConfig::greedy() } else { SamplingConfig::default() };
+    let default = GenerationConfig::default();
     Ok(GenerationConfig {
         sampling: sampling(said, &base)?,
         max_tokens: request.max_completion_tokens.or(request.max_tokens).map(|n| n as usize),
@@ -311,7 +358,7 @@ fn generation_config(request: &wire::ChatCompletionRequest, is_builtin: bool) ->
         },
         logprobs: (request.logprobs == Some(true)).then(|| request.top_logprobs.unwrap_or(0) as usize),
         dry_breakers: said.dry_sequence_breakers.clone().unwrap_or(default.dry_breakers),
-        constraint: source.map(|source| ConstraintConfig { source, after: None }),
+        constraint: None,
         shown_tokens: Vec::new(),
     })
 }
@@ -378,7 +425,12 @@ struct Sink {
     text: ModelText,
     parser: Option<OutputParser>,
     tells_progress: bool,
+    call_is_forced: bool,
     calls: u32,
+    /// More calls are left out, and that is noted.
+    calls_max: u32,
+    thinks: bool,
+    reasoning_tokens: u64,
     notes: Vec<String>,
 }
 
@@ -390,8 +442,12 @@ impl AnswerSink for Sink {
                     wire::PromptProgress { total: total as u64, processed: read as u64, ..Default::default() };
                 self.send(wire::ChatCompletionChunk { prompt_progress: Some(progress), ..self.chunk(None) });
             }
-            AnswerEvent::Piece { text, logprobs, .. } => {
+            AnswerEvent::Piece { text, token, logprobs } => {
                 let events = self.parser.as_mut().map(|parser| parser.push(&text)).unwrap_or_default();
+                if let Some(last) = events.last() {
+                    self.thinks = matches!(last, Event::Reasoning(_));
+                }
+                self.reasoning_tokens += u64::from(token.is_some() && self.thinks);
                 if let Some(found) = logprobs {
                     let content = Some(vec![self.logprob(&found)]);
                     let logprobs = Some(wire::ChatLogprobs { content, refusal: None });
@@ -402,8 +458,10 @@ impl AnswerSink for Sink {
             }
             AnswerEvent::Done(generation) => {
                 let rest = self.parser.take().map(OutputParser::finish).unwrap_or_default();
+                let is_cut = |event: &Event| matches!(event, Event::Malformed(cut) if !cut.raw.trim().is_empty());
+                let call_is_cut = rest.iter().any(is_cut);
                 self.tell(rest);
-                self.end(&generation);
+                self.end(&generation, call_is_cut);
             }
             AnswerEvent::Failed(error) => {
                 // Who has gone needs no error.
@@ -417,6 +475,12 @@ impl AnswerSink for Sink {
     fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
+}
+
+/// An id that no other call of this process has: results refer to calls of earlier turns, too.
+fn new_call_id() -> String {
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    format!("call_{}", CALLS.fetch_add(1, Ordering::Relaxed))
 }
 
 fn empty_choice() -> wire::ChatChunkChoice {
@@ -453,6 +517,12 @@ impl Sink {
                     self.notes.push(malformed.to_string());
                     delta.content = Some(malformed.raw);
                 }
+                // Calls come whole here.
+                Event::CallBegin { .. } | Event::CallArguments(_) => continue,
+                Event::ToolCall(call) if self.calls >= self.calls_max => {
+                    self.notes.push(format!("the model wanted to call `{}`, too: one call was allowed", call.name));
+                    continue;
+                }
                 Event::ToolCall(call) => {
                     let index = self.calls;
                     self.calls += 1;
@@ -460,7 +530,7 @@ impl Sink {
                         wire::FunctionCallDelta { name: Some(call.name), arguments: Some(call.arguments.to_string()) };
                     delta.tool_calls.push(wire::ToolCallDelta {
                         index,
-                        id: Some(call.id.unwrap_or_else(|| format!("call_{index}"))),
+                        id: Some(call.id.unwrap_or_else(new_call_id)),
                         kind: Some("function".into()),
                         function: Some(function),
                     });
@@ -470,10 +540,14 @@ impl Sink {
         }
     }
 
-    fn end(&mut self, generation: &Generation) {
+    fn end(&mut self, generation: &Generation, call_is_cut: bool) {
         let finish = match generation.finish {
-            Finish::EndOfText if self.calls > 0 => wire::FinishReason::ToolCalls,
+            Finish::EndOfText | Finish::Stop(_) if self.calls > 0 => wire::FinishReason::ToolCalls,
             Finish::EndOfText | Finish::Stop(_) => wire::FinishReason::Stop,
+            // The calls that had to come are complete; only the token that ends the turn is missing.
+            Finish::Length | Finish::Context if self.calls > 0 && self.call_is_forced && !call_is_cut => {
+                wire::FinishReason::ToolCalls
+            }
             Finish::Length | Finish::Context => wire::FinishReason::Length,
             Finish::Cancelled => {
                 let _ = self.chunks.send(Err(Error::Cancelled));
@@ -491,7 +565,9 @@ impl Sink {
                 completion_tokens,
                 total_tokens: prompt_tokens + completion_tokens,
                 prompt_tokens_details: Some(wire::PromptTokensDetails { cached_tokens }),
-                completion_tokens_details: None,
+                completion_tokens_details: Some(wire::CompletionTokensDetails {
+                    reasoning_tokens: self.reasoning_tokens,
+                }),
             }),
             hublab: Some(wire::Hublab {
                 answered_by: Vec::new(),

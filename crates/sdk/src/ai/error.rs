@@ -1,6 +1,7 @@
 //! The one error type of the client.
 
 use std::fmt::{self, Write as _};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value as Json;
@@ -18,10 +19,18 @@ pub enum Error {
         tried: Vec<Attempt>,
     },
     /// An address that cannot be used.
-    #[error("`{address}` is no address of a service: {problem}; use http://HOST:PORT or unix:/PATH")]
+    #[error("`{address}` is no address of a service: {problem}; use http://HOST:PORT, https://HOST:PORT or unix:/PATH")]
     BadAddress {
         /// As given.
         address: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Authorities that cannot be trusted because they cannot be read.
+    #[error("cannot trust the certificates of {}: {problem}; give a file of certificates in PEM", path.display())]
+    BadAuthorities {
+        /// The file.
+        path: PathBuf,
         /// What is wrong with it.
         problem: String,
     },

@@ -1,4 +1,4 @@
-//! Requests over HTTP/1.1, on a TCP or Unix socket.
+//! Requests over HTTP/1.1, on a TCP or Unix socket, through TLS where the address says so.
 //!
 //! Every request has a connection of its own. To a service on the same machine that costs some tens of microseconds, and it makes
 //! one thing certain: when the answer is dropped the connection is closed, and that is how the service learns that nobody waits.
@@ -16,11 +16,14 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 
 use super::address::Address;
 use super::error::{Attempt, Error, Result};
+#[cfg(feature = "tls")]
+use super::tls::Trust;
 
 /// Most bytes of an answer that is read whole.
 const BODY_BYTES_MAX: usize = 256 << 20;
@@ -32,6 +35,8 @@ const ERROR_BYTES_MAX: usize = 64 << 10;
 pub(crate) struct Http {
     pub address: Address,
     pub key: Option<String>,
+    #[cfg(feature = "tls")]
+    pub trust: Trust,
     /// How long a connection may take.
     pub connect_max: Duration,
     /// How long nothing may come.
@@ -48,6 +53,9 @@ impl Connection {
     }
 }
 
+/// What sends requests on a connection, and the connection.
+type Connected = (http1::SendRequest<Full<Bytes>>, Connection);
+
 impl Drop for Connection {
     fn drop(&mut self) {
         self.0.abort();
@@ -57,7 +65,14 @@ impl Drop for Connection {
 impl Http {
     pub fn new(address: Address) -> Self {
         let (connect_max, silence_max) = (Duration::from_secs(5), Duration::from_secs(600));
-        Self { address, key: None, connect_max, silence_max }
+        Self {
+            address,
+            key: None,
+            #[cfg(feature = "tls")]
+            trust: Trust::default(),
+            connect_max,
+            silence_max,
+        }
     }
 
     /// Asks with GET.
@@ -125,18 +140,18 @@ impl Http {
         request.body(Full::from(body)).map_err(|error| Error::BadAddress { address, problem: error.to_string() })
     }
 
-    async fn connect(&self) -> Result<(http1::SendRequest<Full<Bytes>>, Connection)> {
+    async fn connect(&self) -> Result<Connected> {
         let failed = |problem: String| {
             let tried = vec![Attempt { address: self.address.to_string(), problem }];
             Error::CannotConnect { tried }
         };
         let connecting = async {
             match &self.address {
-                Address::Tcp { host, port } => {
-                    let stream = tokio::net::TcpStream::connect((host.as_str(), *port)).await?;
+                Address::Tcp { host, port, tls } => {
+                    let stream = TcpStream::connect((host.as_str(), *port)).await?;
                     // Requests are single writes that should leave at once.
                     stream.set_nodelay(true)?;
-                    handshake(TokioIo::new(stream)).await
+                    if *tls { self.secured(stream, host).await } else { handshake(TokioIo::new(stream)).await }
                 }
                 Address::Unix(path) => connect_unix(path).await,
             }
@@ -146,6 +161,17 @@ impl Http {
             Ok(Err(error)) => Err(failed(error.to_string())),
             Err(_) => Err(failed(format!("no connection within {} s", self.connect_max.as_secs_f64()))),
         }
+    }
+
+    #[cfg(feature = "tls")]
+    async fn secured(&self, stream: TcpStream, host: &str) -> std::io::Result<Connected> {
+        handshake(TokioIo::new(self.trust.connect(stream, host).await?)).await
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[allow(clippy::unused_async, clippy::unused_self, reason = "the twin with TLS needs both")]
+    async fn secured(&self, _: TcpStream, _: &str) -> std::io::Result<Connected> {
+        Err(std::io::Error::other("this program was built without TLS (feature `tls`)"))
     }
 
     async fn read(&self, response: hyper::Response<Incoming>, bytes_max: usize, path: &str) -> Result<Bytes> {
@@ -169,9 +195,7 @@ impl Http {
     }
 }
 
-async fn handshake(
-    stream: impl Read + Write + Send + Unpin + 'static,
-) -> std::io::Result<(http1::SendRequest<Full<Bytes>>, Connection)> {
+async fn handshake(stream: impl Read + Write + Send + Unpin + 'static) -> std::io::Result<Connected> {
     let (sender, connection) = http1::handshake(stream).await.map_err(std::io::Error::other)?;
     // What ends a connection is told to the request that it belongs to.
     let task = tokio::spawn(async move { drop(connection.await) });
@@ -179,12 +203,12 @@ async fn handshake(
 }
 
 #[cfg(unix)]
-async fn connect_unix(path: &Path) -> std::io::Result<(http1::SendRequest<Full<Bytes>>, Connection)> {
+async fn connect_unix(path: &Path) -> std::io::Result<Connected> {
     handshake(TokioIo::new(tokio::net::UnixStream::connect(path).await?)).await
 }
 
 #[cfg(not(unix))]
-async fn connect_unix(_: &Path) -> std::io::Result<(http1::SendRequest<Full<Bytes>>, Connection)> {
+async fn connect_unix(_: &Path) -> std::io::Result<Connected> {
     Err(std::io::Error::other("this system has no Unix sockets"))
 }
 

@@ -31,6 +31,8 @@ mod blocking;
 #[cfg(feature = "embedded")]
 mod embedded;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod history;
 mod http;
 mod message;
@@ -38,6 +40,8 @@ mod options;
 mod response;
 mod session;
 mod sse;
+#[cfg(feature = "tls")]
+mod tls;
 
 pub use address::DEFAULT_PORT;
 pub use asynchronous::Canceller;

@@ -233,9 +233,9 @@ impl Accumulator {
     }
 }
 
-/// The calls that are complete: one that the limit of tokens cut, or that was given up, is none.
+/// The calls that are complete: one that the limit of tokens cut, that was given up, or that could not be read, is none.
 fn whole_calls(calls: Vec<wire::ToolCall>, finish: Option<&FinishReason>) -> Vec<ToolCall> {
-    let may_be_cut = matches!(finish, None | Some(FinishReason::Length));
+    let may_be_cut = !matches!(finish, Some(FinishReason::ToolCalls));
     let is_whole = |call: &wire::ToolCall| serde_json::from_str::<Map<String, Json>>(&call.function.arguments).is_ok();
     calls.into_iter().filter(|call| !may_be_cut || is_whole(call)).map(ToolCall::of_wire).collect()
 }

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use super::openai::Hublab;
+use super::openai::{Hublab, SwarmRequest};
 
 /// What is asked of `/v1/messages`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -51,6 +51,9 @@ pub struct MessagesRequest {
     /// Who asks. It changes nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<Json>,
+    /// An extension: what only swarms know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hublab: Option<SwarmRequest>,
 }
 
 /// A turn of the conversation.
@@ -247,7 +250,7 @@ pub struct Message {
     pub model: String,
     /// What was said.
     pub content: Vec<ContentBlock>,
-    /// Why it ended: `end_turn`, `max_tokens`, `stop_sequence` or `tool_use`.
+    /// Why it ended: `end_turn`, `max_tokens`, `model_context_window_exceeded`, `stop_sequence` or `tool_use`.
     pub stop_reason: Option<String>,
     /// Which text ended it.
     pub stop_sequence: Option<String>,

@@ -24,27 +24,9 @@ pub struct GenerateRequest {
     /// Whether the prompt is taken as it stands, without the model's template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub raw: Option<bool>,
-    /// The form that the answer must have: `json`, or a JSON schema.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub format: Option<Json>,
-    /// How tokens are chosen, and more.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub options: Option<Options>,
-    /// Whether the answer comes in pieces, one line of JSON each; by default it does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stream: Option<bool>,
-    /// Whether the model thinks before it speaks.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub think: Option<Think>,
-    /// How long the model stays in memory.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub keep_alive: Option<KeepAlive>,
-    /// Whether log probabilities come with the answer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub logprobs: Option<bool>,
-    /// How many alternatives of each token come with them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub top_logprobs: Option<u32>,
+    /// How the answer is wanted.
+    #[serde(flatten)]
+    pub manner: Manner,
 }
 
 /// What is asked of `/api/chat`.
@@ -60,6 +42,16 @@ pub struct ChatRequest {
     /// Tools that the model may call.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tools: Vec<super::openai::Tool>,
+    /// How the answer is wanted.
+    #[serde(flatten)]
+    pub manner: Manner,
+}
+
+/// How an answer of `/api/generate` or `/api/chat` is wanted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", schema(as = ollama::Manner))]
+pub struct Manner {
     /// The form that the answer must have: `json`, or a JSON schema.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Json>,
@@ -81,6 +73,9 @@ pub struct ChatRequest {
     /// How many alternatives of each token come with them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_logprobs: Option<u32>,
+    /// An extension: what only swarms know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hublab: Option<super::openai::SwarmRequest>,
 }
 
 /// Whether a model thinks before it speaks.

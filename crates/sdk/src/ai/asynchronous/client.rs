@@ -1,6 +1,8 @@
 //! The client itself.
 
 use std::fmt;
+#[cfg(feature = "tls")]
+use std::path::Path;
 use std::time::Duration;
 
 use super::stream::Stream;
@@ -11,6 +13,8 @@ use crate::ai::http::Http;
 use crate::ai::message::Message;
 use crate::ai::options::GenerateOptions;
 use crate::ai::response::Response;
+#[cfg(feature = "tls")]
+use crate::ai::tls::{CA_FILE_VARIABLE, Trust};
 use crate::wire::openai::{
     ChatCompletionRequest, EmbeddingInput, EmbeddingList, EmbeddingRequest, EmbeddingVector, EncodingFormat, Model,
 };
@@ -33,22 +37,32 @@ pub struct AiClient {
 impl AiClient {
     /// Connects to where `HUBLAB_HOST` says; without it to the socket of a service that the user started
     /// (`$XDG_RUNTIME_DIR/hublab.sock`), to that of one that the system started (`/run/hublab/hublab.sock`), or to
-    /// `http://127.0.0.1:11434`, whichever answers first. The key is in `HUBLAB_API_KEY`, where one is needed.
+    /// `http://127.0.0.1:11434`, whichever answers first. The key is in `HUBLAB_API_KEY`, where one is needed;
+    /// `HUBLAB_CA_FILE` is for a service at `https://` what `with_ca_file` is.
     ///
     /// # Errors
     /// [`Error::CannotConnect`] says what was tried, and what to do.
     pub async fn connect() -> Result<Self> {
         let env = |name: &str| std::env::var(name).ok();
         let key = env("HUBLAB_API_KEY").filter(|key| !key.is_empty());
-        Self::connect_to(Address::candidates(env)?, key, HEALTH_MAX).await
+        let addresses = Address::candidates(env)?;
+        let client = |address| Http { key: key.clone(), ..Http::new(address) };
+        #[cfg(feature = "tls")]
+        let trust = match env(CA_FILE_VARIABLE).filter(|file| !file.is_empty()) {
+            Some(file) if addresses.iter().any(Address::is_tls) => Trust::of_file(file.as_ref())?,
+            _ => Trust::default(),
+        };
+        #[cfg(feature = "tls")]
+        let client = |address| Http { trust: trust.clone(), ..client(address) };
+        Self::connect_to(addresses.into_iter().map(client), HEALTH_MAX).await
     }
 
     /// Takes the first that answers within `health_max`: one that is silent must not keep the others from being tried.
-    async fn connect_to(addresses: Vec<Address>, key: Option<String>, health_max: Duration) -> Result<Self> {
+    async fn connect_to(services: impl IntoIterator<Item = Http>, health_max: Duration) -> Result<Self> {
         let mut tried = Vec::new();
-        for address in addresses {
-            let text = address.to_string();
-            let client = Self::new(Backend::Service(Http { key: key.clone(), ..Http::new(address) }));
+        for http in services {
+            let text = http.address.to_string();
+            let client = Self::new(Backend::Service(http));
             let problem = match client.clone().with_timeout(health_max).health().await {
                 Ok(health) if health.status == "ok" => return Ok(client),
                 Ok(health) => format!("its health is `{}`", health.status),
@@ -64,7 +78,7 @@ impl AiClient {
         Err(Error::CannotConnect { tried })
     }
 
-    /// A client of the service at `http://HOST:PORT` or `unix:/PATH`. Does not connect yet, and takes no key from the
+    /// A client of the service at `http://HOST:PORT`, `https://HOST:PORT` or `unix:/PATH`. Does not connect yet, and takes no key from the
     /// environment.
     ///
     /// # Errors
@@ -104,6 +118,17 @@ impl AiClient {
     pub fn with_api_key(self, key: impl Into<String>) -> Self {
         let key = key.into();
         self.with_http(|http| http.key = Some(key))
+    }
+
+    /// The same, which trusts the authorities in this file of certificates (PEM) in place of the system's, where the service is at
+    /// `https://`.
+    ///
+    /// # Errors
+    /// [`Error::BadAuthorities`].
+    #[cfg(feature = "tls")]
+    pub fn with_ca_file(self, path: impl AsRef<Path>) -> Result<Self> {
+        let trust = Trust::of_file(path.as_ref())?;
+        Ok(self.with_http(|http| http.trust = trust))
     }
 
     /// The same with another limit on silence: how long nothing may come from the service, 10 minutes at first. An answer that
@@ -339,8 +364,8 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let silent = Address::parse(&listener.local_addr().unwrap().to_string()).unwrap();
             let refusing = Address::parse("127.0.0.1:1").unwrap();
-            let addresses = vec![silent.clone(), refusing.clone()];
-            let error = AiClient::connect_to(addresses, None, Duration::from_millis(200)).await.unwrap_err();
+            let services = [silent.clone(), refusing.clone()].map(Http::new);
+            let error = AiClient::connect_to(services, Duration::from_millis(200)).await.unwrap_err();
             let text = error.to_string();
             let expected = format!("tried {silent} (silent for 0.2 s), {refusing} (");
             assert!(text.contains(&expected), "{text}");

@@ -49,6 +49,9 @@ pub struct ChatCompletionRequest {
     /// Whether it may call several at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parallel_tool_calls: Option<bool>,
+    /// How much a model thinks whose template can be told: `low`, `medium`, `high`, …; `none` for not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_effort: Option<String>,
     /// The form that the answer must have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response_format: Option<ResponseFormat>,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use super::ToolChoiceMode;
+use super::{SwarmRequest, ToolChoiceMode};
 
 /// What is asked of `/v1/responses`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -58,6 +58,9 @@ pub struct ResponseRequest {
     /// Whether the answer comes in events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<bool>,
+    /// An extension: what only swarms know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hublab: Option<SwarmRequest>,
 }
 
 /// What is asked.
