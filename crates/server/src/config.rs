@@ -56,8 +56,8 @@ impl SwarmSource {
 pub struct Limits {
     /// Bytes of a body.
     pub body_bytes: usize,
-    /// Bytes of all bodies that are being read.
-    pub bodies_bytes: usize,
+    /// Bytes that bodies and what is made of them, unread events and kept history may hold together.
+    pub heap_bytes: usize,
     /// How long a body may take.
     pub body_time: Duration,
     /// Connections at once; more are turned away.
@@ -80,17 +80,18 @@ pub struct Limits {
     pub ping: Duration,
     /// Answers of `/v1/responses` that are kept; the oldest go first.
     pub stored_responses: usize,
-    /// Bytes of them, each with the conversation before it.
+    /// Bytes of them, as JSON, each with the conversation before it; where there is no data folder, a quarter of
+    /// [`heap_bytes`](Self::heap_bytes) at most.
     pub stored_bytes: usize,
 }
 
 impl Default for Limits {
-    /// 16 MiB a body and 256 MiB of them, 60 s for one; 4096 connections, 30 s for a header; 8 answers, 4096 messages, 2048 texts; 1024 stored
+    /// 16 MiB a body and 256 MiB for all that requests hold, 60 s for a body; 4096 connections, 30 s for a header; 8 answers, 4096 messages, 2048 texts; 1024 stored
     /// answers in 64 MiB.
     fn default() -> Self {
         Self {
             body_bytes: 16 << 20,
-            bodies_bytes: 256 << 20,
+            heap_bytes: 256 << 20,
             body_time: Duration::from_secs(60),
             connections: 4096,
             header_time: Duration::from_secs(30),
@@ -128,7 +129,7 @@ pub struct ServerConfig {
     pub default_model: String,
     /// How tokens are chosen where a request says nothing; the built-in model is greedy then.
     pub sampling: SamplingConfig,
-    /// Where conversations of the web page are kept; `None` keeps none.
+    /// Where conversations of the web page and responses are kept; `None` keeps no conversations, and responses in memory.
     pub data_folder: Option<PathBuf>,
     /// Swarms that are models.
     pub swarms: Vec<SwarmSource>,
@@ -173,7 +174,7 @@ pub enum StartError {
         address: SocketAddr,
     },
     /// Nothing to listen on.
-    #[error("there is nothing to listen on: give --listen ADDRESS:PORT, or --socket FILE")]
+    #[error("there is nothing to listen on: give --host ADDRESS, or --socket FILE")]
     NothingToListenOn,
     /// An address cannot be had.
     #[error("cannot listen on {place}: {cause}")]
@@ -196,7 +197,9 @@ pub enum StartError {
         path: PathBuf,
     },
     /// No socket came from systemd.
-    #[error("systemd handed over no socket (LISTEN_FDS): start through the .socket unit, or give --listen")]
+    #[error(
+        "systemd handed over no socket that can be listened on: start through the .socket unit, or unset LISTEN_FDS"
+    )]
     NoSystemdSockets,
     /// The file of keys cannot be used.
     #[error("{}: {problem}", path.display())]

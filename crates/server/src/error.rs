@@ -213,6 +213,7 @@ impl From<Error> for ApiError {
             }
             Error::ModelTooLarge { .. } => Self::bad_request(message).about("model").coded("model_too_large"),
             Error::NoLogits { .. } => Self::bad_request(message).about("model"),
+            Error::BadQuestion { field, .. } => Self::field(field, message).coded("invalid_value"),
             Error::BadStop { .. } => Self::field("stop", message),
             Error::TooManyLogProbs { .. } => Self::field("top_logprobs", message),
             Error::BiasOfUnknownToken { .. } => Self::field("logit_bias", message),

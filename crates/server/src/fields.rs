@@ -116,6 +116,19 @@ impl<'j> Fields<'j> {
         self.typed(name, "a list", |value| value.as_array().map(Vec::as_slice))
     }
 
+    /// A list of at most so many entries.
+    pub fn list_within(&self, name: &'static str, entries_max: usize) -> Result<Option<&'j [Json]>, ApiError> {
+        let list = self.list(name)?;
+        match list.filter(|list| list.len() > entries_max) {
+            None => Ok(list),
+            Some(list) => {
+                let path = self.path(name);
+                let message = format!("`{path}` has {} entries, at most {entries_max} are taken", list.len());
+                Err(ApiError::field(path, message).coded("invalid_value"))
+            }
+        }
+    }
+
     /// An object.
     pub fn object(&self, name: &'static str) -> Result<Option<Fields<'j>>, ApiError> {
         self.get(name).map(|value| Fields::of(value, self.path(name))).transpose()
@@ -151,8 +164,7 @@ impl<'j> Fields<'j> {
             !value.is_null() && !known.contains(&name.as_str()) && !inert.contains(&name.as_str())
         };
         let Some((name, _)) = self.map.iter().find(strange) else { return Ok(()) };
-        let shown: String = name.chars().take(100).collect();
-        let path = self.path(&shown);
+        let path = self.path(in_short(name));
         let advice = match nearest(name, known.iter().copied().chain(inert.iter().copied())) {
             Some(near) => format!("did you mean `{near}`?"),
             None => "take it out".to_owned(),
@@ -173,6 +185,26 @@ pub fn wrong_type(path: &str, wanted: &str, found: &Json) -> ApiError {
         Json::Object(_) => "an object",
     };
     ApiError::field(path, format!("`{path}` must be {wanted}, and is {found}")).coded("invalid_type")
+}
+
+/// An error about a word that is none of those that are known.
+pub fn unknown_word(path: impl Into<String>, given: &str, known: &str) -> ApiError {
+    let path = path.into();
+    let message = format!("`{path}` is `{}`: give {known}", in_short(given));
+    ApiError::field(path, message).coded("invalid_value")
+}
+
+/// An error about a word that has a meaning elsewhere, but none here.
+pub fn unsupported_word(path: impl Into<String>, given: &str, why: &str) -> ApiError {
+    let path = path.into();
+    let message = format!("`{path}` is `{}`: {why}", in_short(given));
+    ApiError::field(path, message).coded("unsupported_value")
+}
+
+/// The beginning of what a client sent, for messages.
+pub fn in_short(text: &str) -> &str {
+    const CHARACTERS_MAX: usize = 100;
+    text.char_indices().nth(CHARACTERS_MAX).map_or(text, |(at, _)| &text[..at])
 }
 
 /// A number without a fraction. Some clients write whole numbers as `1.0`.

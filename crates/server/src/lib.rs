@@ -27,8 +27,10 @@ pub mod chat;
 mod clock;
 mod config;
 pub mod conversations;
+mod embed;
 pub mod error;
 pub mod fields;
+mod heap;
 mod limits;
 mod listen;
 mod metrics;
@@ -130,6 +132,11 @@ impl Server {
         &self.app
     }
 
+    /// The table of paths without the sockets, for programs that bring requests of their own.
+    pub fn router(&self) -> axum::Router {
+        routes::table(self.app.clone())
+    }
+
     /// Serves on threads of its own until a [`Stopper`], SIGINT or SIGTERM ends it. A second signal does not wait for answers.
     ///
     /// # Errors
@@ -191,17 +198,18 @@ async fn twice<F: Future<Output = ()>>(signal: impl Fn() -> F) {
     signal().await;
 }
 
-/// Comes when the system asks the service to end.
+/// Comes when the system asks the service to end. It listens from the call on, not from the first poll: who hears that the
+/// service is ready may ask at once.
 #[cfg(unix)]
-async fn signal() {
+fn signal() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+    let streams = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    async move {
+        let (Ok(mut interrupt), Ok(mut terminate)) = streams else { return std::future::pending().await };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use http_body_util::BodyExt as _;
 use serde_json::Value as Json;
 
 use crate::error::ApiError;
+use crate::heap::{HeapShare, HeldShare};
 use crate::state::App;
 
 /// How long what is too much is read and thrown away, so that a client that is still sending hears why.
@@ -24,21 +25,48 @@ impl FromRequest<App> for JsonBody {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         check_content_type(request.headers())?;
-        let bytes = read_body(request, app).await?;
+        let held = request.extensions().get::<HeldShare>().cloned();
+        let (bytes, mut share) = read_body(request, app).await?;
         if bytes.trim_ascii().is_empty() {
             return Err(ApiError::bad_request("the body is empty: send a JSON object").coded("invalid_json"));
         }
-        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
+        let needed = bytes_as_json(&bytes);
+        if !share.resize(needed) {
+            return Err(too_little(needed, app));
+        }
+        let body = serde_json::from_slice(&bytes).map_err(|error| {
             ApiError::bad_request(format!("the body is not valid JSON: {error}")).coded("invalid_json")
-        })
+        })?;
+        if let Some(held) = held {
+            held.put(share);
+        }
+        Ok(Self(body))
     }
 }
 
-/// A body as it is, within the limits.
+/// Bytes that a JSON text holds until its request is answered, at most: its strings as they are sent, as they are read, and as
+/// tokens of four bytes each, and the nodes of its tree, of which each but the first follows one of four characters.
+fn bytes_as_json(text: &[u8]) -> usize {
+    let nodes = 1 + text.iter().filter(|&byte| matches!(byte, b',' | b':' | b'[' | b'{')).count();
+    // A list that grows has room for as much again.
+    6 * text.len() + 2 * size_of::<Json>() * nodes
+}
+
+/// What is told to whom no share of the memory is left.
+fn too_little(needed: usize, app: &App) -> ApiError {
+    let max = app.heap().max();
+    if needed > max {
+        let message = format!("to read the body takes {needed} bytes, `kernel.heap_size` is {max}: send less");
+        return ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message).coded("body_too_large");
+    }
+    ApiError::unavailable("requests hold all memory that they may: try again").coded("overloaded")
+}
+
+/// A body as it is, within the limits, and its share of the memory.
 ///
 /// # Errors
-/// 413 where it is too large, 408 where it takes too long, 503 where too many are read at once.
-pub async fn read_body(request: Request, app: &App) -> Result<Vec<u8>, ApiError> {
+/// 413 where it is too large, 408 where it takes too long, 503 where too much is read at once.
+pub async fn read_body(request: Request, app: &App) -> Result<(Vec<u8>, HeapShare), ApiError> {
     read_body_within(request, app, app.config().limits.body_bytes).await
 }
 
@@ -46,7 +74,7 @@ pub async fn read_body(request: Request, app: &App) -> Result<Vec<u8>, ApiError>
 ///
 /// # Errors
 /// As above.
-pub async fn read_body_within(request: Request, app: &App, bytes_max: usize) -> Result<Vec<u8>, ApiError> {
+pub async fn read_body_within(request: Request, app: &App, bytes_max: usize) -> Result<(Vec<u8>, HeapShare), ApiError> {
     let limits = &app.config().limits;
     let (parts, body) = request.into_parts();
     let declared =
@@ -62,12 +90,9 @@ pub async fn read_body_within(request: Request, app: &App, bytes_max: usize) -> 
         }
         return Err(too_large(&length.to_string()));
     }
-    // In units of a kibibyte, of which there are fewer than a permit's number can say.
-    let share = (declared.map_or(bytes_max, |length| length as usize) >> 10) + 1;
-    let _share = app
-        .bodies()
-        .try_acquire_many(u32::try_from(share).unwrap_or(u32::MAX))
-        .map_err(|_| ApiError::unavailable("too many large bodies are being read: try again").coded("overloaded"))?;
+    // The bytes, and once more what is made of them.
+    let needed = 2 * declared.unwrap_or(0) as usize;
+    let mut share = app.heap().take(needed).ok_or_else(|| too_little(needed, app))?;
     let mut body = body;
     let mut bytes = Vec::with_capacity(declared.unwrap_or(0) as usize);
     let read = async {
@@ -77,13 +102,17 @@ pub async fn read_body_within(request: Request, app: &App, bytes_max: usize) -> 
                 if bytes.len() + data.len() > bytes_max {
                     return Err(too_large("more"));
                 }
+                let needed = 2 * (bytes.len() + data.len());
+                if declared.is_none() && !share.resize(needed) {
+                    return Err(too_little(needed, app));
+                }
                 bytes.extend_from_slice(&data);
             }
         }
         Ok(())
     };
     match tokio::time::timeout(limits.body_time, read).await {
-        Ok(Ok(())) => Ok(bytes),
+        Ok(Ok(())) => Ok((bytes, share)),
         Ok(Err(error)) => {
             if error.status == StatusCode::PAYLOAD_TOO_LARGE {
                 let _ = tokio::time::timeout(DISCARD_TIME, discard(body)).await;

@@ -190,8 +190,10 @@ pub async fn serve(
     }
     end.await;
     app.set_ending();
-    for task in &loops {
+    for task in loops {
         task.abort();
+        // It ends with what it holds, the files of the service among it.
+        let _ = task.await;
     }
     drop(files);
     let _ = ended.send(true);
@@ -268,13 +270,38 @@ where
     tokio::spawn(connection(stream, peer, context.clone(), permit));
 }
 
-/// One connection, request after request.
-async fn connection<S>(stream: S, peer: Peer, mut context: Context, permit: OwnedSemaphorePermit)
+/// One connection; its permit is there again when nothing is left of it, so that who waits for all permits has the files of the
+/// service to itself.
+async fn connection<S>(stream: S, peer: Peer, context: Context, permit: OwnedSemaphorePermit)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let open = context.app.clone();
-    open.connections().fetch_add(1, Ordering::Relaxed);
+    requests(stream, peer, context).await;
+    drop(permit);
+}
+
+/// A connection that is counted as open as long as this is there.
+struct Open(App);
+
+impl Open {
+    fn count(app: &App) -> Self {
+        app.connections().fetch_add(1, Ordering::Relaxed);
+        Self(app.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connections().fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One request after the other.
+async fn requests<S>(stream: S, peer: Peer, mut context: Context)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let _open = Open::count(&context.app);
     let router = context.router;
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(Body::new);
@@ -295,8 +322,6 @@ where
             let _ = served.await;
         }
     }
-    open.connections().fetch_sub(1, Ordering::Relaxed);
-    drop(permit);
 }
 
 fn builder(limits: &Limits) -> http1::Builder {

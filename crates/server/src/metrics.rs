@@ -10,6 +10,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use hublabio_runtime::node::NodeStatus;
 
+use crate::heap::Heap;
 use crate::state::App;
 
 /// Upper ends of the buckets, in seconds.
@@ -76,7 +77,7 @@ impl Metrics {
     }
 
     /// All of it, with what the node says of itself.
-    pub fn text(&self, node: &NodeStatus, connections_open: usize) -> String {
+    pub fn text(&self, node: &NodeStatus, heap: &Heap, connections_open: usize) -> String {
         let mut out = String::new();
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         head(&mut out, "hublab_http_requests_total", "counter", "Requests by route, method and status.");
@@ -94,6 +95,8 @@ impl Metrics {
             ("hublab_connections_open", "gauge", "Connections that are open.", connections_open as u64),
             ("hublab_connections_total", "counter", "Connections that were taken.", counts.connections),
             ("hublab_connections_refused_total", "counter", "Connections over the limit.", counts.connections_refused),
+            ("hublab_heap_bytes", "gauge", "Bytes that requests and history hold.", heap.taken() as u64),
+            ("hublab_heap_limit_bytes", "gauge", "Bytes that they may hold.", heap.max() as u64),
             ("hublab_running", "gauge", "Answers that are computed.", node.running as u64),
             ("hublab_waiting", "gauge", "Requests that wait.", node.waiting as u64),
             ("hublab_answers_done_total", "counter", "Answers that ended well.", node.requests_done),
@@ -157,7 +160,7 @@ mod tests {
         let metrics = Metrics::default();
         metrics.first_token(Duration::from_millis(30));
         metrics.first_token(Duration::from_secs(100));
-        let text = metrics.text(&NodeStatus::default(), 3);
+        let text = metrics.text(&NodeStatus::default(), &Heap::new(1 << 20), 3);
         for line in [
             "hublab_first_token_seconds_bucket{le=\"0.025\"} 0",
             "hublab_first_token_seconds_bucket{le=\"0.05\"} 1",

@@ -1,15 +1,20 @@
 //! The table of paths.
 
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::task::Poll;
+
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
-use axum::middleware::{Next, from_fn_with_state};
-use axum::response::Response;
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, post};
 
 use crate::error::{ApiError, Dialect};
 use crate::state::App;
-use crate::{anthropic, conversations, metrics, ollama, openai, own, security, web};
+use crate::{anthropic, conversations, heap, metrics, ollama, openai, own, security, web};
 
 /// Where a client of Anthropic's looks for the name of its request.
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
@@ -40,6 +45,8 @@ pub fn table(app: App) -> Router {
         .merge(ollama())
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
+        .layer(from_fn(heap::hold))
+        .layer(from_fn(survive))
         .layer(from_fn_with_state(app.clone(), security::guard))
         .layer(from_fn_with_state(app.clone(), in_dialect))
         .layer(from_fn_with_state(app.clone(), metrics::count))
@@ -77,6 +84,24 @@ async fn not_allowed(method: Method, uri: Uri) -> ApiError {
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message).coded("method_not_allowed")
 }
 
+/// Makes a panic of a handler an error of its own request. The program has said where and why on standard error.
+async fn survive(request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    let mut handled = pin!(next.run(request));
+    let response = poll_fn(|context| {
+        // After a panic the handler is not looked at again; what it shared is guarded against that.
+        match catch_unwind(AssertUnwindSafe(|| handled.as_mut().poll(context))) {
+            Ok(poll) => poll.map(Some),
+            Err(_) => Poll::Ready(None),
+        }
+    });
+    response.await.unwrap_or_else(|| {
+        tracing::error!(path, "a request made its handler panic");
+        let message = "the request failed in a way that was not foreseen: the service goes on";
+        ApiError::internal(message).into_response()
+    })
+}
+
 /// Writes errors anew where the request speaks another dialect than OpenAI's, and names the requests of Anthropic's.
 async fn in_dialect(State(app): State<App>, request: Request, next: Next) -> Response {
     let dialect = Dialect::of_request(request.uri().path(), request.headers());
@@ -99,4 +124,26 @@ async fn in_dialect(State(app): State<App>, request: Request, next: Next) -> Res
         response.headers_mut().insert(REQUEST_ID, id);
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use tower_service::Service as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_ends_its_own_request_with_an_error() {
+        async fn breaks() {
+            tokio::task::yield_now().await;
+            panic!("as it should");
+        }
+        let mut table = Router::new().route("/breaks", get(breaks)).route("/fine", get(async || "fine"));
+        table = table.layer(from_fn(survive));
+        for (path, status) in [("/breaks", 500), ("/fine", 200), ("/breaks", 500)] {
+            let request = Request::get(path).body(Body::empty()).unwrap();
+            assert_eq!(table.call(request).await.unwrap().status(), status);
+        }
+    }
 }

@@ -15,7 +15,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use subtle::ConstantTimeEq;
 
-use crate::config::StartError;
+use crate::config::{ServerConfig, StartError};
 use crate::error::ApiError;
 use crate::state::App;
 
@@ -267,7 +267,7 @@ fn judge(app: &App, peer: Peer, request: &Request) -> Result<bool, ApiError> {
     }
     let Some(origin) = headers.get(header::ORIGIN) else { return Ok(false) };
     let origin = origin.to_str().unwrap_or_default();
-    if config.cors_origins.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin)) {
+    if is_allowed_origin(origin, config) {
         return Ok(true);
     }
     let same = host.is_some_and(|host| {
@@ -278,6 +278,19 @@ fn judge(app: &App, peer: Peer, request: &Request) -> Result<bool, ApiError> {
     }
     refuse(format!("pages of `{origin}` may not call this service: start it with --cors-origin {origin}"))
         .map_err(|error| error.coded("origin_not_allowed"))
+}
+
+/// Whether a browser says (`Sec-Fetch-Site`) that the request comes from a page of another origin that is not allowed. A
+/// request that changes nothing comes through without being asked about, and its answer is hidden from the page; the time
+/// that it takes is not.
+pub fn is_of_foreign_page(headers: &HeaderMap, config: &ServerConfig) -> bool {
+    let from = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let is_foreign = matches!(from("sec-fetch-site"), Some("cross-site" | "same-site"));
+    is_foreign && !from("origin").is_some_and(|origin| is_allowed_origin(origin, config))
+}
+
+fn is_allowed_origin(origin: &str, config: &ServerConfig) -> bool {
+    config.cors_origins.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin))
 }
 
 fn given_key(headers: &HeaderMap) -> Option<&[u8]> {

@@ -7,11 +7,11 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use hublabio_runtime::moe::{FleetConfig, SwarmEngine};
 use hublabio_runtime::node::Node;
-use tokio::sync::Semaphore;
 
 use crate::config::{ServerConfig, SwarmSource};
-use crate::conversations::Conversations;
+use crate::conversations::{Conversations, StoreLimits};
 use crate::error::ApiError;
+use crate::heap::{Heap, HeapShare};
 use crate::metrics::Metrics;
 use crate::openai::responses::store::ResponseStore;
 use crate::security::KeyRing;
@@ -28,7 +28,9 @@ struct Inner {
     keys: Option<KeyRing>,
     metrics: Metrics,
     conversations: Conversations,
-    bodies: Semaphore,
+    heap: Heap,
+    /// What the stores of history hold.
+    _history: Option<HeapShare>,
     connections: AtomicUsize,
     ending: AtomicBool,
     started: Instant,
@@ -40,18 +42,22 @@ struct Inner {
 
 impl App {
     pub(crate) fn new(config: ServerConfig, keys: Option<KeyRing>, node: Node) -> Self {
-        let bodies = Semaphore::new((config.limits.bodies_bytes >> 10).max(1));
+        let heap = Heap::new(config.limits.heap_bytes);
         // Ids of different runs differ, so that a client's log does not join what does not belong together.
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let conversations = Conversations::open(config.data_folder.as_deref());
-        let responses = ResponseStore::new(config.limits.stored_responses, config.limits.stored_bytes);
+        let mut store = StoreLimits::default();
+        store.cache_bytes = store.cache_bytes.min(heap.max() / 8);
+        let conversations = Conversations::open(config.data_folder.as_deref(), store);
+        let responses = ResponseStore::open(config.data_folder.as_deref(), &config.limits);
+        let history = heap.take(conversations.memory_bytes() + responses.memory_bytes());
         let inner = Inner {
             node,
             config,
             keys,
             metrics: Metrics::default(),
             conversations,
-            bodies,
+            heap,
+            _history: history,
             connections: AtomicUsize::new(0),
             ending: AtomicBool::new(false),
             started: Instant::now(),
@@ -87,9 +93,9 @@ impl App {
         self.inner.keys.as_ref()
     }
 
-    /// Kibibytes that bodies which are being read may take.
-    pub(crate) fn bodies(&self) -> &Semaphore {
-        &self.inner.bodies
+    /// Memory that requests and history share.
+    pub(crate) fn heap(&self) -> &Heap {
+        &self.inner.heap
     }
 
     pub(crate) fn connections(&self) -> &AtomicUsize {

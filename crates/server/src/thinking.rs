@@ -24,6 +24,16 @@ pub enum Thinking {
     Effort(String),
 }
 
+impl Thinking {
+    /// What OpenAI's word for an effort means.
+    pub fn of_effort(effort: &str) -> Self {
+        match effort {
+            "none" => Self::Off,
+            effort => Self::Effort(effort.to_owned()),
+        }
+    }
+}
+
 /// Whether a template is one of a model that thinks.
 pub fn is_known_to(template: &str) -> bool {
     SIGNS.iter().any(|sign| template.contains(sign))

@@ -272,6 +272,19 @@ fn files_that_are_wrong_are_refused_whole() {
 }
 
 #[test]
+fn a_conversation_of_a_file_that_is_too_long_is_not_even_read() {
+    let limits = StoreLimits { conversation_bytes: 100, ..StoreLimits::default() };
+    let store = ConversationStore::open(&folder("import-long"), limits).unwrap();
+    let conversation = format!(r#"{{"title":"{}"}}"#, "x".repeat(300));
+    let file = format!(r#"{{"format":"hublab-conversations","version":1,"conversations":[{conversation}]}}"#);
+    let error = store.import(file.as_bytes()).unwrap_err().to_string();
+    assert!(
+        error.contains("conversation 1 of the file: bytes of a conversation in a file: 312, and at most 300"),
+        "{error}"
+    );
+}
+
+#[test]
 fn titles_are_the_beginning_of_the_first_line_that_says_something() {
     assert_eq!(title_of("\n  What   does\ttar do?\nmore"), "What does tar do?");
     assert_eq!(title_of(&"word ".repeat(40)), format!("{}…", "word ".repeat(12).trim_end()));

@@ -163,6 +163,45 @@ fn a_swarm_says_who_answered() {
     let heard = service.ask(&format!("{path}/answer"), &json!({"text": "What is a Vec?"}));
     let message = &heard.last().unwrap().1["message"];
     assert_eq!((&message["model"], &message["experts"][0]["name"]), (&json!("swarm"), &json!(expert)), "{message}");
+    // It is told before the first word.
+    let at = |name: &str| heard.iter().position(|(found, _)| found == name).unwrap();
+    assert_eq!(heard[at("experts")].1, json!({"names": [expert]}));
+    assert!(at("experts") < at("delta"), "{heard:?}");
+}
+
+#[test]
+fn a_question_whose_answer_could_not_be_kept_is_not_asked() {
+    let service = Service::kept("room");
+    let message = |id: usize| {
+        let role = ["user", "assistant"][id % 2];
+        let mut message = json!({"id": id, "created": 1, "role": role, "text": "x"});
+        if id > 0 {
+            message["parent"] = json!(id - 1);
+        }
+        message
+    };
+    let messages: Vec<Json> = (0..3_999).map(message).collect();
+    let conversation = json!({"title": "", "created": 1, "updated": 1, "messages": messages});
+    let file = json!({"format": "hublab-conversations", "version": 1, "conversations": [conversation]});
+    let ids = service.json("POST", "/api/conversations/import", &file, 201);
+    let path = format!("/api/conversations/{}", ids["ids"][0].as_str().unwrap());
+    let error = service.json("POST", &format!("{path}/answer"), &json!({"parent": 3_997, "text": "And zip?"}), 400);
+    assert!(error["error"]["message"].as_str().unwrap().contains("4001, and at most 4000"), "{error}");
+    assert_eq!(service.json("GET", &path, &Json::Null, 200)["message_count"], 3_999);
+}
+
+#[test]
+fn a_page_of_another_origin_cannot_search_by_the_clock() {
+    let allowed = "http://friend.example";
+    let config = ServerConfig { cors_origins: vec![allowed.into()], ..ServerConfig::default() };
+    let service = Service::start(ServerConfig { data_folder: Some(folder("foreign-page")), ..config });
+    let look = |headers: &str| service.request("GET", "/api/conversations?search=secret", headers, "").0;
+    assert_eq!(look("Sec-Fetch-Site: cross-site\r\n"), 403);
+    assert_eq!(look("Sec-Fetch-Site: same-site\r\nOrigin: http://localhost:1\r\n"), 403);
+    for own in ["", "Sec-Fetch-Site: none\r\n", "Sec-Fetch-Site: same-origin\r\n"] {
+        assert_eq!(look(own), 200, "{own}");
+    }
+    assert_eq!(look(&format!("Sec-Fetch-Site: cross-site\r\nOrigin: {allowed}\r\n")), 200);
 }
 
 #[test]
@@ -280,11 +319,15 @@ fn an_answer_that_is_stopped_is_kept_as_far_as_it_came() {
     let stopped = (0..20).any(|_| {
         let path = service.begin(&json!({}));
         let mut stream = long_answer(&service, &path);
+        // Told, or the answer has ended and is there.
+        let open = service.json("GET", &path, &Json::Null, 200);
+        assert!(open["writing"] == true || open["messages"].as_array().unwrap().len() == 2, "{open}");
         service.json("POST", &format!("{path}/stop"), &Json::Null, 200);
         let mut rest = String::new();
         stream.read_to_string(&mut rest).unwrap();
         assert!(rest.contains("event: done"), "{rest}");
         assert_eq!(service.json("POST", &format!("{path}/stop"), &Json::Null, 200)["stopped"], 0);
+        assert_eq!(service.json("GET", &path, &Json::Null, 200)["writing"], false);
         finish_of(&service, &path) == "stopped"
     });
     assert!(stopped);

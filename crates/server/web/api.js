@@ -19,14 +19,29 @@ export class Unreachable extends Error {
   }
 }
 
-/** The API key, kept until this tab is closed. */
+/** The API key, kept until this tab is closed; where the browser keeps nothing, until it is reloaded. */
 export const key = {
+  value: "",
   set(value) {
-    if (value) sessionStorage.setItem(KEY, value);
-    else sessionStorage.removeItem(KEY);
+    this.value = value;
+    try {
+      sessionStorage.setItem(KEY, value);
+    } catch {
+      // It is in `value`.
+    }
   },
-  get: () => sessionStorage.getItem(KEY) ?? "",
+  get() {
+    try {
+      this.value ||= sessionStorage.getItem(KEY) ?? "";
+    } catch {
+      // As above.
+    }
+    return this.value;
+  },
 };
+
+/** What a request that failed on the way is: given up by the page, or unanswered. */
+const lost = (error) => (error.name === "AbortError" ? error : new Unreachable());
 
 /** A response that is not an error. */
 export async function request(path, { method = "GET", body, signal } = {}) {
@@ -38,8 +53,7 @@ export async function request(path, { method = "GET", body, signal } = {}) {
   try {
     response = await fetch(path, { method, headers, body: content, signal, cache: "no-store", credentials: "omit" });
   } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Unreachable();
+    throw lost(error);
   }
   if (response.ok) return response;
   let said;
@@ -55,7 +69,21 @@ export async function request(path, { method = "GET", body, signal } = {}) {
 /** A response as JSON. */
 export async function json(path, options) {
   const response = await request(path, options);
-  return response.status === 204 ? null : response.json();
+  try {
+    return response.status === 204 ? null : await response.json();
+  } catch (error) {
+    throw lost(error);
+  }
+}
+
+/** A response as a file. */
+export async function file(path) {
+  const response = await request(path);
+  try {
+    return await response.blob();
+  } catch {
+    throw new Error("The file broke off before its end: try again. If it happens again, the service's log says why.");
+  }
 }
 
 /** Events of an answer: { event, ...data }. */
@@ -64,7 +92,6 @@ export async function* stream(path, options) {
   try {
     for await (const { event, data } of events(response)) yield { event, ...JSON.parse(data) };
   } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Unreachable();
+    throw lost(error);
   }
 }

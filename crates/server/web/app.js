@@ -3,16 +3,19 @@
 
 import { json, key, ServiceError, Unreachable } from "./api.js";
 import { Choices } from "./choices.js";
-import { Composer } from "./composer.js";
+import { Composer, size } from "./composer.js";
 import { $, announce, ask, save } from "./dom.js";
 import { ServiceKeeper, TabKeeper } from "./keeper.js";
 import { Sidebar } from "./sidebar.js";
 import { Thread } from "./thread.js";
-import { theme } from "./theme.js";
 import { leafBelow, pathTo } from "./tree.js";
 
 /** How often the service is looked for while it does not answer. */
 const RETRY_MS = 2000;
+/** How often a conversation is looked at in which somebody else has an answer written. */
+const WATCH_MS = 1000;
+/** How long the end of an answer that was stopped is waited for. */
+const STOP_MS = 3000;
 
 const blank = () => ({ id: null, title: "", model: "", settings: {}, messages: [], active: null });
 
@@ -21,9 +24,9 @@ class App {
   conversation = blank();
   live = new Map(); // answers that are being written, by conversation
   limits = { message_bytes: 1 << 20, attachments: 16 };
+  turn = 0; // counts what was asked to be shown, so that the latest wins
 
   constructor() {
-    theme($("theme"));
     this.sidebar = new Sidebar(this);
     this.thread = new Thread(this);
     this.composer = new Composer(this);
@@ -49,12 +52,26 @@ class App {
     document.addEventListener("click", (event) => {
       if (!$("more").contains(event.target)) $("more").open = false;
     });
+    $("more").addEventListener("focusout", (event) => {
+      if (event.relatedTarget && !$("more").contains(event.relatedTarget)) $("more").open = false;
+    });
     window.addEventListener("hashchange", () => this.guard(() => this.openFromAddress()));
+    document.addEventListener("visibilitychange", () => {
+      if (!document.hidden) this.guard(() => this.catchUp());
+    });
+    window.addEventListener("beforeunload", (event) => {
+      if (this.keeper.isLossy()) event.preventDefault();
+    });
+  }
+
+  /** The answer that is being written in the conversation that is shown. */
+  get writing() {
+    return this.live.get(this.conversation);
   }
 
   /** Asks the service what it is, then shows what it has. */
   async start() {
-    await this.guard(async () => {
+    try {
       const service = await json("api/web");
       this.service = service;
       this.limits = service.limits;
@@ -66,37 +83,56 @@ class App {
       await this.sidebar.refresh();
       await this.openFromAddress();
       document.documentElement.dataset.ready = "yes";
-    });
+    } catch (error) {
+      this.fail(error, { button: ["Try again", () => this.start()] });
+    }
   }
 
   // ---- what is shown ----
 
   async openFromAddress() {
-    const id = /^#([0-9a-f]{32})$/.exec(location.hash)?.[1];
-    if (!id) {
-      if (this.conversation.id || !this.shown) this.show(blank());
-    } else if (id !== this.conversation.id || !this.shown) {
-      try {
-        this.show(await this.keeper.get(id));
-      } catch (error) {
-        if (error instanceof Unreachable || error.status === 401) throw error;
-        this.show(blank());
-        this.fail(error);
-      }
-    }
+    const id = /^#([0-9a-f]{32})$/.exec(location.hash)?.[1] ?? null;
+    if (!this.shown || id !== this.conversation.id) await this.open(id, { push: false });
   }
 
-  show(conversation) {
+  /** Shows a conversation, or with `null` an empty one; where a message was looked for, its branch and its place. */
+  async open(id, { push = true, message } = {}) {
+    const turn = ++this.turn;
+    let conversation;
+    try {
+      const written = [...this.live.keys()].find((other) => other.id === id);
+      conversation = id === null ? blank() : written ?? (await this.keeper.get(id));
+    } catch (error) {
+      // What is gone is not looked for again; what cannot be had now is.
+      if (turn === this.turn && !(error instanceof Unreachable) && error.status !== 401) this.show(blank());
+      throw error;
+    }
+    if (turn !== this.turn) return;
+    this.show(conversation, { push });
+    this.sidebar.close();
+    if (message === undefined) return;
+    if (!pathTo(conversation.messages, conversation.active).some((other) => other.id === message)) await this.choose(message);
+    this.thread.reveal(message);
+  }
+
+  show(conversation, { push = false } = {}) {
     this.shown = true;
     this.conversation = conversation;
-    const hash = conversation.id ? `#${conversation.id}` : "";
-    if (location.hash !== hash) history.replaceState(null, "", hash || location.pathname);
+    this.putAddress(push);
     this.head();
     this.choices.show();
     this.thread.show();
     this.sidebar.mark();
     this.composer.refresh();
+    this.watch();
     if (!this.banner?.sticky) this.clearBanner();
+  }
+
+  /** The address names what is shown; the browser's way back leads through what was opened. */
+  putAddress(push) {
+    const hash = this.conversation.id ? `#${this.conversation.id}` : "";
+    if (location.hash === hash) return;
+    history[push ? "pushState" : "replaceState"](null, "", hash || location.pathname);
   }
 
   /** Title and menu of the conversation. */
@@ -107,17 +143,48 @@ class App {
     $("more").hidden = !this.conversation.id;
   }
 
-  async open(id) {
-    this.show(await this.keeper.get(id));
-    this.sidebar.close();
-  }
-
   begin() {
     const { model, settings } = this.conversation;
     const { expert } = settings;
-    this.show({ ...blank(), model, settings: !this.conversation.id ? settings : expert ? { expert } : {} });
+    this.turn++;
+    this.show({ ...blank(), model, settings: !this.conversation.id ? settings : expert ? { expert } : {} }, { push: true });
     this.sidebar.close();
     this.composer.focus();
+  }
+
+  /** What happened in other tabs, or before this page was loaded anew. */
+  async catchUp() {
+    if (!this.service || this.offline || !this.keeper.kept) return;
+    await this.sidebar.refresh();
+    await this.follow();
+  }
+
+  /** Looks again at the conversation that is shown; where it has changed, it is shown anew. */
+  async follow() {
+    const { conversation } = this;
+    if (!conversation.id || this.live.has(conversation)) return;
+    let now;
+    try {
+      now = await this.keeper.get(conversation.id);
+    } catch (error) {
+      if (error.status === 404 && this.conversation === conversation) {
+        this.show(blank());
+        this.note("The conversation was deleted elsewhere.");
+        return;
+      }
+      throw error;
+    }
+    if (this.conversation !== conversation || this.live.has(conversation)) return;
+    const changed = now.updated !== conversation.updated || now.active !== conversation.active;
+    if (changed || now.writing !== Boolean(conversation.writing)) this.show(now);
+    else this.watch();
+  }
+
+  /** An answer that somebody else has written is looked for until it is there. */
+  watch() {
+    clearTimeout(this.watching);
+    if (!this.conversation.writing || this.writing) return;
+    this.watching = setTimeout(() => this.guard(() => this.follow()), WATCH_MS);
   }
 
   // ---- asking ----
@@ -131,44 +198,51 @@ class App {
   }
 
   /** The same question in other words: a branch beside it. */
-  edit = (message, text) => this.answer({ parent: message.parent ?? null, text, attachments: message.attachments ?? [] });
+  async edit(message, text) {
+    const { parent = null, attachments = [] } = message;
+    if (!(await this.answer({ parent, text, attachments, isEdit: true }))) this.thread.focusEdit();
+  }
 
   /** Another answer to the same question. */
   again = (message) => this.answer({ parent: message.role === "user" ? message.id : message.parent });
 
   /** Asks, and shows the answer as it comes. Gives whether the question was taken. */
   async answer(question) {
-    let conversation = this.conversation;
-    if (conversation.id && this.live.has(conversation.id)) return false;
-    const live = { text: "", reasoning: "", experts: [], notes: [], progress: null, controller: new AbortController() };
-    let taken = false;
+    const { conversation } = this;
+    if (this.live.has(conversation)) return false;
+    const live = { question, taken: false, ended: false, kept: false, text: "", reasoning: "", experts: [], progress: null,
+      controller: new AbortController() };
+    const isNew = !conversation.id;
+    let failure = null;
+    conversation.lost = null;
+    this.live.set(conversation, live);
+    this.composer.refresh();
+    this.thread.show(true);
     try {
-      if (!conversation.id) {
-        const { model, settings } = conversation;
-        conversation = await this.keeper.create({ model, settings });
-        this.conversation = conversation;
-      }
-      this.live.set(conversation.id, live);
-      this.composer.refresh();
+      if (isNew) await this.keeper.create(conversation);
       for await (const event of this.keeper.answer(conversation, question, live.controller.signal)) {
-        taken = true;
         this.take(conversation, live, event);
       }
-      if (!live.done && !live.controller.signal.aborted) throw new Unreachable();
+      if (!live.ended && !live.controller.signal.aborted) throw new Unreachable();
     } catch (error) {
-      if (error.name !== "AbortError") await this.broken(conversation, live, error);
-    } finally {
-      this.live.delete(conversation.id);
-      if (this.conversation === conversation) {
-        this.thread.show();
-        this.head();
-        if (location.hash !== `#${conversation.id}`) history.replaceState(null, "", `#${conversation.id}`);
-      }
+      failure = error;
+      if (error.name !== "AbortError") this.fail(error);
+    }
+    if (!live.kept) await this.keepLost(conversation, live);
+    // What was begun for a question that nobody took goes with it.
+    const isEmpty = isNew && conversation.id && conversation.messages.length === 0;
+    if (isEmpty && !live.taken && !(failure instanceof Unreachable)) await this.forget(conversation);
+    this.live.delete(conversation);
+    if (this.conversation === conversation) {
+      this.putAddress(false);
+      this.head();
+      this.thread.show();
       this.composer.refresh();
       this.choices.meter();
-      await this.sidebar.refresh().catch(() => {});
+      this.watch();
     }
-    return taken;
+    await this.sidebar.refresh().catch(() => {});
+    return live.taken;
   }
 
   /** One event of an answer. */
@@ -178,16 +252,21 @@ class App {
       if (message && !conversation.messages.some((other) => other.id === message.id)) conversation.messages.push(message);
       if (message) conversation.active = message.id;
     };
+    live.taken = true;
+    if (event.conversation) {
+      const { title, updated } = event.conversation;
+      Object.assign(conversation, { title, updated });
+    }
     switch (event.event) {
       case "start":
         add(event.user);
-        live.parent = event.user?.id ?? event.parent;
-        if (event.user === null && live.parent !== undefined) conversation.active = live.parent;
-        Object.assign(conversation, { title: event.conversation.title });
+        conversation.active = event.parent;
+        live.parent = event.parent;
+        if (live.question.isEdit) this.thread.endEdit();
         if (shown) {
+          this.putAddress(false);
           this.head();
           this.thread.show(true);
-          history.replaceState(null, "", `#${conversation.id}`);
         }
         this.sidebar.refresh().catch(() => {});
         return;
@@ -195,10 +274,7 @@ class App {
         live.progress = { read: event.read, total: event.total };
         break;
       case "experts":
-        live.experts = event.experts;
-        break;
-      case "note":
-        live.notes.push(event.text);
+        live.experts = event.names;
         break;
       case "reasoning":
         live.reasoning += event.text;
@@ -207,42 +283,48 @@ class App {
         live.text += event.text;
         break;
       case "done":
-      case "error":
-        live.done = true;
+        Object.assign(live, { ended: true, kept: true });
         add(event.message);
-        if (event.event === "error" && !event.message && live.text) this.keepLost(conversation, live);
-        if (event.event === "error") this.fail(new ServiceError(0, event.error.message, event.error.code ?? event.error.type));
-        else announce(event.message?.finish === "stopped" ? "Stopped." : `Answer: ${event.message?.text ?? ""}`);
+        announce(event.message?.finish === "stopped" ? "Stopped." : `Answer: ${event.message?.text ?? ""}`);
+        return;
+      case "error":
+        Object.assign(live, { ended: true, kept: Boolean(event.message) });
+        add(event.message);
+        this.fail(new ServiceError(0, event.error.message, event.error.code ?? event.error.type));
         return;
       default:
         return;
     }
-    if (shown) this.thread.grow(live);
+    if (shown) this.thread.grow();
   }
 
-  /** The connection ended before the answer did. */
-  async broken(conversation, live, error) {
-    if (live.text) this.keepLost(conversation, live);
-    this.fail(error);
+  /** An answer whose end was not told: shown as the service has kept it, or else marked, as far as it had arrived. */
+  async keepLost(conversation, live) {
+    if (live.controller.signal.aborted && conversation.id && this.keeper.kept) {
+      try {
+        Object.assign(conversation, await this.keeper.get(conversation.id));
+        return;
+      } catch {
+        // What is here is all there is.
+      }
+    }
+    const { parent, text, reasoning } = live;
+    if (text || reasoning) conversation.lost = { parent, role: "assistant", text, reasoning, model: conversation.model };
   }
 
-  /** What had arrived stays to be read, marked; what the service kept is shown after the next loading. */
-  keepLost(conversation, live) {
-    const id = conversation.messages.reduce((last, message) => Math.max(last, message.id), 0) + 1;
-    const parent = live.parent ?? conversation.active;
-    conversation.messages.push({ id, parent, role: "assistant", text: live.text, finish: "failed", lost: true });
-    conversation.active = id;
+  async forget(conversation) {
+    const { id } = conversation;
+    conversation.id = null;
+    await this.keeper.remove(id).catch(() => {});
   }
 
   async stop() {
-    const { id } = this.conversation;
-    const live = this.live.get(id);
+    const { conversation, writing: live } = this;
     if (!live) return;
-    live.stopping = true;
-    if (this.keeper.kept) {
+    if (this.keeper.kept && live.taken) {
       // The last event says what was kept. If it does not come, the connection is closed, which stops the service too.
-      setTimeout(() => this.live.get(id) === live && live.controller.abort(), 3000);
-      await this.keeper.stop(id).catch(() => live.controller.abort());
+      setTimeout(() => live.controller.abort(), STOP_MS);
+      await this.keeper.stop(conversation.id).catch(() => live.controller.abort());
     } else {
       live.controller.abort();
     }
@@ -272,8 +354,8 @@ class App {
     const values = await ask({ title: "Rename this conversation", fields });
     const title = values?.title.trim();
     if (!title) return;
-    await this.keeper.update(conversation.id, { title });
-    conversation.title = title;
+    const { updated } = await this.keeper.update(conversation.id, { title });
+    Object.assign(conversation, { title, updated });
     this.head();
     await this.sidebar.refresh();
   }
@@ -281,18 +363,26 @@ class App {
   async remove(conversation) {
     const title = `Delete “${conversation.title || "this conversation"}”?`;
     if (!(await ask({ title, text: "It cannot be brought back.", confirm: "Delete", danger: true }))) return;
-    this.live.get(conversation.id)?.controller.abort();
+    this.giveUp(({ id }) => id === conversation.id);
     await this.keeper.remove(conversation.id);
+    const next = this.sidebar.neighbour(conversation.id);
     if (conversation.id === this.conversation.id) this.show(blank());
     announce("Deleted.");
     await this.sidebar.refresh();
-    this.composer.focus();
+    if (!this.sidebar.focusOn(next)) this.composer.focus();
+  }
+
+  /** Nobody waits any more for answers in these conversations. */
+  giveUp(isMeant) {
+    for (const [conversation, live] of this.live) {
+      if (isMeant(conversation)) live.controller.abort();
+    }
   }
 
   async removeAll() {
     const text = "Every conversation in the list is deleted. It cannot be undone; exporting them first keeps a copy.";
     if (!(await ask({ title: "Delete all conversations?", text, confirm: "Delete all", danger: true }))) return;
-    for (const live of this.live.values()) live.controller.abort();
+    this.giveUp(() => true);
     await this.keeper.removeAll();
     this.show(blank());
     announce("All conversations are deleted.");
@@ -313,9 +403,9 @@ class App {
     const [file] = $("import-file").files;
     $("import-file").value = "";
     if (!file) return;
-    const { ids } = await this.keeper.import(file);
-    announce(`${ids.length} imported.`);
-    this.note(`${ids.length} ${ids.length === 1 ? "conversation was" : "conversations were"} imported.`);
+    if (file.size > 8 << 20) this.note(`Importing “${file.name}”, ${size(file.size)}…`);
+    const count = await this.keeper.import(file, this.service.import_bytes);
+    this.note(`${count} ${count === 1 ? "conversation was" : "conversations were"} imported.`);
     await this.sidebar.refresh();
   }
 
@@ -331,18 +421,18 @@ class App {
   }
 
   /** Says what is wrong, and what to do. */
-  fail(error) {
+  fail(error, { button } = {}) {
     if (error instanceof Unreachable) {
       this.setBanner("The service does not answer. Is `hublab serve` still running? This page looks for it again every two seconds; " +
         "what you have written stays here.", { kind: "error", sticky: true, button: ["Try now", () => this.retry()] });
       this.offline ??= setTimeout(() => this.retry(), RETRY_MS);
       return;
     }
-    if (error.status === 401 || error.status === 403) {
+    if (error.status === 401) {
       this.askForKey(error);
       return;
     }
-    this.setBanner(advise(error), { kind: "error" });
+    this.setBanner(advise(error), { kind: "error", button });
   }
 
   async retry() {
@@ -417,7 +507,7 @@ class App {
         $("more").querySelector("summary").focus();
       } else if (this.sidebar.isOpen()) {
         this.sidebar.close();
-      } else if (this.live.has(this.conversation.id)) {
+      } else if (this.writing) {
         event.preventDefault();
         this.guard(() => this.stop());
       }
@@ -431,7 +521,7 @@ function advise(error) {
   if (/context/i.test(about) && /(full|length|fit|exceed|long)/i.test(about)) {
     return `${error.message} Begin a new conversation, or edit an earlier message to go on from there.`;
   }
-  if (/memory/i.test(about)) return `${error.message} Choose a smaller model above, or one in a smaller quantization.`;
+  if (/\bmemory\b/i.test(about)) return `${error.message} Choose a smaller model above, or one in a smaller quantization.`;
   return error.message || String(error);
 }
 

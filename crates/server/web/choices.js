@@ -6,7 +6,7 @@ import { pathTo } from "./tree.js";
 
 /** What cannot be in the name of a model parts it from that of an expert. */
 const PART = "\n";
-const isSwarm = (model) => /^swarm(:|$)/.test(model.id);
+const isSwarm = (model) => model.hublab?.kind === "swarm";
 
 export class Choices {
   constructor(app) {

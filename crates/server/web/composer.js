@@ -1,6 +1,6 @@
 // Where the reader writes, with the files that go along.
 
-import { $, announce, h } from "./dom.js";
+import { $, announce, h, isTouch, sends } from "./dom.js";
 
 export class Composer {
   constructor(app) {
@@ -9,7 +9,7 @@ export class Composer {
     this.area = $("message");
     this.area.addEventListener("input", () => this.fit());
     this.area.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      if (sends(event)) {
         event.preventDefault();
         this.submit();
       }
@@ -24,20 +24,24 @@ export class Composer {
       $("files").value = "";
     });
     this.area.addEventListener("paste", (event) => {
-      if (event.clipboardData?.files.length) {
+      // Programs that copy a table or a page put a picture of it beside the text: the text is meant.
+      if (event.clipboardData?.files.length && !event.clipboardData.types.includes("text/plain")) {
         event.preventDefault();
         this.attach([...event.clipboardData.files]);
       }
     });
     this.dropping();
+    if (isTouch()) $("keys").textContent = "Enter begins a line, the button sends.";
   }
 
   dropping() {
     const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");
+    const isFree = () => !document.querySelector("dialog[open]");
     window.addEventListener("dragover", (event) => {
       if (!carriesFiles(event)) return;
+      // Also where it is not taken: the browser would leave the page for the file.
       event.preventDefault();
-      $("drop").hidden = false;
+      $("drop").hidden = !isFree();
     });
     window.addEventListener("dragleave", (event) => {
       if (!event.relatedTarget) $("drop").hidden = true;
@@ -46,11 +50,14 @@ export class Composer {
       $("drop").hidden = true;
       if (!carriesFiles(event)) return;
       event.preventDefault();
-      this.attach([...event.dataTransfer.files]);
+      if (isFree()) this.attach([...event.dataTransfer.files]);
     });
   }
 
-  focus = () => this.area.focus();
+  /** Puts the keyboard here; not where that would cover half of the screen. */
+  focus() {
+    if (!isTouch()) this.area.focus();
+  }
 
   /** As tall as what is written, up to a third of the window. */
   fit() {
@@ -88,7 +95,7 @@ export class Composer {
         refuse("it is not a text in UTF-8; models read text only.");
         continue;
       }
-      const name = file.name.replace(/[/\\\n\r`]/g, "_").slice(-100);
+      const name = [...file.name.replace(/[/\\\n\r`]/g, "_")].slice(-100).join("") || "file";
       this.files.push({ name, text, size: file.size });
       announce(`${name} is attached.`);
     }
@@ -110,29 +117,27 @@ export class Composer {
     const text = this.area.value;
     const files = this.files;
     const { app } = this;
-    if ((text.trim() === "" && files.length === 0) || app.live.has(app.conversation.id) || this.sending) return;
-    this.sending = true;
+    if ((text.trim() === "" && files.length === 0) || app.writing) return;
     this.area.value = "";
     this.files = [];
     this.chips();
     this.fit();
-    const answered = app.send(text, files.map(({ name, text: content }) => ({ name, text: content })));
-    this.sending = false;
-    // What the service did not take comes back, unless something new was written meanwhile.
-    if (!(await answered) && this.area.value === "" && this.files.length === 0) {
-      this.files = files;
-      this.chips();
-      this.write(text);
-    }
+    const taken = await app.send(text, files.map(({ name, text: content }) => ({ name, text: content })));
+    if (taken) return;
+    // What the service did not take comes back, before what was written meanwhile.
+    this.files = [...files, ...this.files];
+    this.chips();
+    this.write([text, this.area.value].filter((part) => part !== "").join("\n\n"));
   }
 
   /** Send or stop, as it fits. */
   refresh() {
-    const busy = this.app.live.has(this.app.conversation.id);
+    const busy = Boolean(this.app.writing);
     const focused = document.activeElement === $("send") || document.activeElement === $("stop");
     $("send").hidden = busy;
     $("stop").hidden = !busy;
-    if (focused) (busy ? $("stop") : this.area).focus();
+    if (focused && busy) $("stop").focus();
+    else if (focused) this.focus();
   }
 }
 

@@ -17,10 +17,17 @@ export function h(tag, attributes = {}, ...children) {
 /** The element of the page with this id. */
 export const $ = (id) => document.getElementById(id);
 
-/** Tells a screen reader, once and when it has time. */
+/** Tells a screen reader, once and when it has time; also what it was told last. */
 export function announce(text) {
-  $("status").textContent = text;
+  $("status").replaceChildren(h("p", {}, text));
 }
+
+/** Whether there is a keyboard on the glass only: it covers half of it, and has no Shift + Enter. */
+export const isTouch = () => matchMedia("(hover: none) and (pointer: coarse)").matches;
+
+/** Whether a key says that what was written is to be sent. Not where it chooses what an input method offers. */
+export const sends = (event) =>
+  event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229 && !isTouch();
 
 /** Puts text on the clipboard, also where the browser's interface for it is kept for encrypted pages. */
 export async function copy(text) {
@@ -28,12 +35,14 @@ export async function copy(text) {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
+    const focused = document.activeElement;
     const area = h("textarea", { class: "hidden", "aria-hidden": "true" });
     area.value = text;
     document.body.append(area);
     area.select();
     const done = document.execCommand("copy");
     area.remove();
+    focused?.focus();
     return done;
   }
 }
@@ -104,6 +113,7 @@ function inputFor(field) {
   const attributes = { id, name, placeholder, maxlength, autocomplete: "off", "aria-describedby": hint ? `${id}-hint` : undefined };
   const input = rows ? h("textarea", { ...attributes, rows }) : h("input", { ...attributes, type, min, max, step });
   input.value = value ?? "";
-  const row = h("div", { class: rows || type !== "number" ? "field whole" : "field" }, h("label", { for: id }, label), input, hint && h("p", { id: `${id}-hint`, class: "hint" }, hint));
+  const told = hint && h("p", { id: `${id}-hint`, class: "hint" }, hint);
+  const row = h("div", { class: rows || type !== "number" ? "field whole" : "field" }, h("label", { for: id }, label), input, told);
   return { name, input, row };
 }

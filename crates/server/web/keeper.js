@@ -1,7 +1,8 @@
 // Where conversations are: on the service, or, when it keeps none, in this tab only. Both have the same methods, so the
 // page asks no further.
 
-import { json, request, stream } from "./api.js";
+import { file, json, request, stream } from "./api.js";
+import { conversationsIn, fileOf, parts } from "./transfer.js";
 import { pathTo } from "./tree.js";
 
 const BASE = "api/conversations";
@@ -10,8 +11,11 @@ const BASE = "api/conversations";
 export class ServiceKeeper {
   kept = true;
 
-  async list(cursor) {
-    const page = await json(`${BASE}?limit=50${cursor ? `&cursor=${encodeURIComponent(cursor)}` : ""}`);
+  /** Whether something is lost with this tab. */
+  isLossy = () => false;
+
+  async list(cursor, limit) {
+    const page = await json(`${BASE}?limit=${limit}${cursor ? `&cursor=${encodeURIComponent(cursor)}` : ""}`);
     return { items: page.conversations, next: page.next };
   }
 
@@ -22,16 +26,30 @@ export class ServiceKeeper {
 
   get = (id) => json(`${BASE}/${id}`);
 
-  async create(fields) {
-    return { ...(await json(BASE, { method: "POST", body: fields })), messages: [] };
+  /** Begins a conversation: it gets its id. */
+  async create(conversation) {
+    const { model, settings } = conversation;
+    const { id, created, updated } = await json(BASE, { method: "POST", body: { model, settings } });
+    Object.assign(conversation, { id, created, updated });
   }
 
   update = (id, change) => json(`${BASE}/${id}`, { method: "PATCH", body: change });
   remove = (id) => request(`${BASE}/${id}`, { method: "DELETE" });
   removeAll = () => request(`${BASE}?all=true`, { method: "DELETE" });
-  export = async (id, format) => (await request(`${BASE}/${id}/export?format=${format}`)).blob();
-  exportAll = async () => (await request(`${BASE}/export`)).blob();
-  import = (blob) => json(`${BASE}/import`, { method: "POST", body: blob });
+  export = (id, format) => file(`${BASE}/${id}/export?format=${format}`);
+  exportAll = () => file(`${BASE}/export`);
+
+  /** Takes a file whole or not at all, also one that has to be sent in parts; gives how many conversations it held. */
+  async import(blob, bytesMax) {
+    const taken = [];
+    try {
+      for await (const part of parts(blob, bytesMax)) taken.push(...(await json(`${BASE}/import`, { method: "POST", body: part })).ids);
+    } catch (error) {
+      for (const id of taken) await this.remove(id);
+      throw error;
+    }
+    return taken.length;
+  }
 
   /** Events of an answer; the service keeps the question before and the answer after. */
   answer(conversation, { parent, text, attachments }, signal) {
@@ -49,6 +67,8 @@ export class TabKeeper {
   kept = false;
   conversations = new Map();
 
+  isLossy = () => this.conversations.size > 0;
+
   #byTime = () => [...this.conversations.values()].sort((a, b) => b.updated - a.updated);
 
   async list() {
@@ -59,7 +79,7 @@ export class TabKeeper {
     const needle = text.toLowerCase();
     const holds = (part) => part.toLowerCase().includes(needle);
     const hit = (c) => holds(c.title) || c.messages.some((m) => holds(m.text) || (m.attachments ?? []).some((f) => holds(f.text)));
-    return { items: this.#byTime().filter(hit).map((c) => ({ ...c, excerpt: c.title })), incomplete: false };
+    return { items: this.#byTime().filter(hit), incomplete: false };
   }
 
   async get(id) {
@@ -68,12 +88,11 @@ export class TabKeeper {
     return found;
   }
 
-  async create(fields) {
-    const now = Date.now();
+  async create(conversation) {
     const id = crypto.getRandomValues(new Uint8Array(16)).reduce((text, byte) => text + byte.toString(16).padStart(2, "0"), "");
-    const conversation = { title: "", model: "", settings: {}, ...fields, id, created: now, updated: now, active: null, messages: [] };
+    const now = Date.now();
+    Object.assign(conversation, { id, created: conversation.created || now, updated: conversation.updated || now });
     this.conversations.set(id, conversation);
-    return conversation;
   }
 
   async update(id, change) {
@@ -90,38 +109,20 @@ export class TabKeeper {
 
   async export(id, format) {
     const conversation = await this.get(id);
-    if (format === "json") return this.#file([conversation]);
+    if (format === "json") return fileOf([conversation]);
     const turns = pathTo(conversation.messages, conversation.active).map((message) => {
-      const files = (message.attachments ?? []).map((file) => `\n\nFile \`${file.name}\`:\n\n~~~~\n${file.text}\n~~~~`).join("");
+      const files = (message.attachments ?? []).map(({ name, text }) => `\n\nFile \`${name}\`:\n\n${fenced(text)}`).join("");
       return `## ${message.role === "user" ? "You" : message.model || "Model"}\n\n${message.text}${files}\n`;
     });
     return new Blob([`# ${conversation.title}\n\n`, turns.join("\n")], { type: "text/markdown" });
   }
 
-  exportAll = async () => this.#file(this.#byTime());
-
-  #file(conversations) {
-    const file = { format: "hublab-conversations", version: 1, conversations };
-    return new Blob([JSON.stringify(file)], { type: "application/json" });
-  }
+  exportAll = async () => fileOf(this.#byTime());
 
   async import(blob) {
-    let file;
-    try {
-      file = JSON.parse(await blob.text());
-    } catch {
-      throw new Error("This is not a file of exported conversations.");
-    }
-    const turns = (c) => Array.isArray(c?.messages) && c.messages.every((m) => Number.isInteger(m?.id) && typeof m.text === "string");
-    if (file?.format !== "hublab-conversations" || !Array.isArray(file.conversations) || !file.conversations.every(turns)) {
-      throw new Error("This is not a file of exported conversations.");
-    }
-    for (const { title, model, settings, messages, active } of file.conversations) {
-      const copy = await this.create({ title: String(title ?? ""), model: String(model ?? ""), settings: settings ?? {} });
-      copy.messages = messages;
-      copy.active = active ?? messages.at(-1)?.id ?? null;
-    }
-    return { ids: file.conversations.map(() => "") };
+    const conversations = await conversationsIn(blob);
+    for (const conversation of conversations) await this.create(conversation);
+    return conversations.length;
   }
 
   async *answer(conversation, { parent, text, attachments }, signal) {
@@ -136,9 +137,9 @@ export class TabKeeper {
     let question = conversation.messages.find((message) => message.id === parent);
     if (text !== undefined) {
       question = add({ role: "user", parent: parent ?? undefined, text, attachments });
-      conversation.title ||= (text.trim() || attachments?.[0]?.name || "").split("\n")[0].slice(0, 60);
+      conversation.title ||= [...(text.trim() || attachments?.[0]?.name || "").split("\n")[0]].slice(0, 60).join("");
     }
-    yield { event: "start", user: text === undefined ? null : question, conversation };
+    yield { event: "start", user: text === undefined ? null : question, parent: question.id, conversation };
     const written = { role: "assistant", parent: question.id, text: "", model: conversation.model, finish: "stopped" };
     const body = {
       model: conversation.model,
@@ -151,7 +152,6 @@ export class TabKeeper {
       for await (const event of stream("api/answer", { body, signal })) {
         if (event.event === "delta") written.text += event.text;
         if (event.event === "reasoning") written.reasoning = (written.reasoning ?? "") + event.text;
-        if (event.event === "experts") written.experts = event.experts;
         if (event.event === "done" || event.event === "error") {
           const { id: _, parent: __, created: ___, ...told } = event.message ?? {};
           const message = event.message ? add({ ...told, parent: question.id }) : null;
@@ -161,7 +161,7 @@ export class TabKeeper {
         yield event;
       }
     } catch (error) {
-      if (written.text) yield { event: "done", message: add(written), conversation };
+      if (written.text || written.reasoning) yield { event: "done", message: add(written), conversation };
       if (error.name !== "AbortError") throw error;
     }
   }
@@ -170,4 +170,11 @@ export class TabKeeper {
   async stop() {
     return null;
   }
+}
+
+/** A text between more backticks than stand together in it. */
+function fenced(text) {
+  const longest = (text.match(/`+/g) ?? []).reduce((most, run) => Math.max(most, run.length), 2);
+  const fence = "`".repeat(longest + 1);
+  return `${fence}\n${text}${text.endsWith("\n") ? "" : "\n"}${fence}`;
 }

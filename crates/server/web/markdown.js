@@ -29,11 +29,30 @@ export function parseWithLines(lines) {
 
 // ---- blocks ----
 
-const indentOf = (line) => {
+const TAB = 4;
+
+/** Columns of white space before the text; below four there is no tab in it, so it counts characters, too. */
+function indentOf(line) {
+  let columns = 0;
+  for (const character of line) {
+    if (character === " ") columns++;
+    else if (character === "\t") columns += TAB - (columns % TAB);
+    else break;
+  }
+  return columns;
+}
+
+/** The line without its first columns, as far as those are white space. */
+function dedent(line, columns) {
   let at = 0;
-  while (line[at] === " ") at++;
-  return at;
-};
+  let passed = 0;
+  while (passed < columns && (line[at] === " " || line[at] === "\t")) {
+    passed += line[at] === "\t" ? TAB - (passed % TAB) : 1;
+    at++;
+  }
+  return " ".repeat(Math.max(0, passed - columns)) + line.slice(at);
+}
+
 const isBlank = (line) => line.trim() === "";
 
 function fenceOf(line) {
@@ -154,7 +173,7 @@ function parseFence(lines, at, fence) {
   for (; next < lines.length; next++) {
     const end = fenceOf(lines[next]);
     if (end && end.mark === fence.mark && end.length >= fence.length && end.info === "") break;
-    content.push(lines[next].slice(Math.min(fence.indent, indentOf(lines[next]))));
+    content.push(dedent(lines[next], fence.indent));
   }
   const language = fence.info.split(/[\s{,]/, 1)[0].toLowerCase().slice(0, 32);
   return [{ tag: "pre", language, children: [content.join("\n")] }, next + 1];
@@ -192,7 +211,7 @@ function parseList(lines, at, first, depth) {
       const continues = blanks === 0 && !beginsBlock(line) && !fenceOf(inside.at(-1));
       if (!belongs && !continues) break;
       for (; blanks > 0; blanks--) inside.push("");
-      inside.push(belongs ? line.slice(Math.min(item.content, indentOf(line))) : line);
+      inside.push(belongs ? dedent(line, item.content) : line);
     }
     items.push(inside);
     if (blanks > 0 && next < lines.length && itemOf(lines[next])) loose = true;
@@ -240,6 +259,9 @@ function parseParagraph(lines, at, depth) {
 
 // ---- inside a line ----
 
+/** Breaks of a line, the only HTML that models write where Markdown has nothing: in the cell of a table. */
+const BREAK = /<br ?\/?>/iy;
+
 const PUNCTUATION = /[!-/:-@[-`{-~]/;
 const SPACE = /\s/;
 const WORD = /[\p{L}\p{N}_]/u;
@@ -263,10 +285,10 @@ export function parseInline(text) {
     if (character === "\\" && at + 1 < text.length && PUNCTUATION.test(text[at + 1])) {
       plain += text[at + 1];
       at += 2;
-    } else if (character === "\n") {
+    } else if (character === "\n" || (character === "<" && breakAt(text, at) > 0)) {
       flush();
       out.push({ tag: "br", children: [] });
-      at++;
+      at += character === "<" ? breakAt(text, at) : 1;
     } else if (character === "`") {
       // A run whose first backtick was escaped opens nothing.
       const run = codeEnds.get(at) ?? { length: endOfRun(text, at) - at };
@@ -312,6 +334,12 @@ export function parseInline(text) {
   return joinEmphasis(out, 0);
 }
 
+/** Characters of the break that begins here; 0 for none. */
+function breakAt(text, at) {
+  BREAK.lastIndex = at;
+  return BREAK.exec(text)?.[0].length ?? 0;
+}
+
 const endOfRun = (text, at) => {
   let end = at;
   while (text[end] === text[at]) end++;
@@ -352,7 +380,9 @@ function delimiter(text, at, end) {
   // An underscore inside a word, as in snake_case, is no emphasis.
   const opens = mark === "_" ? left && (!right || beforePoint) : left;
   const closes = mark === "_" ? right && (!left || afterPoint) : right;
-  return { mark, length: end - at, opens, closes };
+  // One tilde is "about", or stands between two numbers.
+  const counts = mark !== "~" || end - at === 2;
+  return { mark, length: end - at, opens: opens && counts, closes: closes && counts };
 }
 
 function closeBracket(text, at, out, brackets) {
@@ -375,7 +405,12 @@ function closeBracket(text, at, out, brackets) {
   return target.end;
 }
 
-const withoutLinks = (nodes) => nodes.flatMap((node) => (node.tag === "a" ? node.children : [node]));
+/** There is no link inside a link, however deep. */
+const withoutLinks = (nodes) => nodes.flatMap((node) => {
+  if (typeof node === "string") return [node];
+  const children = withoutLinks(node.children);
+  return node.tag === "a" ? children : [{ ...node, children }];
+});
 
 /** What stands in the parentheses after a link's text, up to a limit; a title is read and not shown. */
 function targetOf(text, from) {
@@ -420,7 +455,7 @@ export function safeHref(address) {
   }
 }
 
-const TAGS = { "*": ["em", "strong"], _: ["em", "strong"], "~": ["del", "del"] };
+const TAGS = { "*": ["em", "strong"], _: ["em", "strong"], "~": [null, "del"] };
 
 /** Joins delimiters to emphasis; what finds no partner is text. */
 function joinEmphasis(pieces, depth) {
@@ -437,7 +472,7 @@ function joinEmphasis(pieces, depth) {
       if (found < 0) break;
       const place = openers[found];
       const opener = out[place];
-      const used = piece.mark === "~" ? opener.length : opener.length >= 2 && left.length >= 2 ? 2 : 1;
+      const used = opener.length >= 2 && left.length >= 2 ? 2 : 1;
       const children = out.splice(place + 1).map(asText);
       openers.length = found + 1;
       opener.length -= used;
@@ -466,7 +501,6 @@ function partner(out, openers, closer) {
   for (let index = openers.length - 1; index >= Math.max(0, openers.length - 8); index--) {
     const opener = out[openers[index]];
     if (opener.mark !== closer.mark) continue;
-    if (closer.mark === "~" && (opener.length !== closer.length || closer.length > 2)) continue;
     return index;
   }
   return -1;
@@ -527,6 +561,7 @@ function codeBlock(node, document, copyButton) {
   head.append(name);
   if (copyButton) head.append(copyButton(text));
   const pre = document.createElement("pre");
+  pre.setAttribute("dir", "ltr");
   pre.setAttribute("tabindex", "0");
   pre.setAttribute("aria-label", `Code, ${node.language || "text"}`);
   pre.setAttribute("role", "group");

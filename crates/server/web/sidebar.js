@@ -3,6 +3,11 @@
 import { $, h } from "./dom.js";
 
 const DAY_MS = 86_400_000;
+/** Where the list lies over the conversation; the same width stands in `style.css`. */
+const PHONE = matchMedia("(max-width: 760px)");
+/** Conversations that are listed at first, and that each *Show more* adds; and how many the service gives at once. */
+const PAGE = 50;
+const PAGE_MAX = 200;
 /** A pause in typing after which the service is asked. */
 const SEARCH_MS = 150;
 
@@ -11,6 +16,7 @@ export class Sidebar {
     this.app = app;
     this.items = [];
     this.next = null;
+    this.wanted = PAGE;
     $("search").addEventListener("input", () => {
       clearTimeout(this.timer);
       this.timer = setTimeout(() => app.guard(() => this.refresh()), SEARCH_MS);
@@ -27,34 +33,51 @@ export class Sidebar {
     $("side-open").addEventListener("click", () => this.open());
     $("side-close").addEventListener("click", () => this.close());
     $("veil").addEventListener("click", () => this.close());
-    const phone = matchMedia("(max-width: 760px)");
-    const fit = () => {
-      // Off the screen it must be out of the way of the keyboard as well.
-      $("side").inert = phone.matches && !this.isOpen();
-    };
-    phone.addEventListener("change", () => {
+    PHONE.addEventListener("change", () => {
       this.close();
-      fit();
+      this.fit();
     });
-    this.fit = fit;
-    fit();
+    this.fit();
   }
 
-  async refresh() {
-    const text = $("search").value.trim();
-    const { keeper } = this.app;
-    const page = text ? await keeper.search(text) : await keeper.list();
-    if (text !== $("search").value.trim()) return;
-    Object.assign(this, { items: page.items, next: page.next, incomplete: page.incomplete, query: text });
+  /** Off the screen it must be out of the way of the keyboard as well. */
+  fit() {
+    $("side").inert = PHONE.matches && !this.isOpen();
+  }
+
+  /** Shows what is there now. One question at a time; what is wanted meanwhile is asked after it, once. */
+  refresh() {
+    this.stale = true;
+    this.loading ??= this.load().finally(() => (this.loading = null));
+    return this.loading;
+  }
+
+  async load() {
+    while (this.stale) {
+      this.stale = false;
+      const query = $("search").value.trim();
+      const page = query ? await this.app.keeper.search(query) : await this.pages();
+      Object.assign(this, { items: page.items, next: page.next, incomplete: page.incomplete, query });
+    }
     this.render();
+  }
+
+  /** As much of the list as is wanted. */
+  async pages() {
+    const items = [];
+    let next = null;
+    do {
+      const page = await this.app.keeper.list(next, Math.min(this.wanted - items.length, PAGE_MAX));
+      items.push(...page.items);
+      next = page.next;
+    } while (next && items.length < this.wanted);
+    return { items, next };
   }
 
   async more() {
     const count = this.items.length;
-    const page = await this.app.keeper.list(this.next);
-    this.items.push(...page.items);
-    this.next = page.next;
-    this.render();
+    this.wanted = count + PAGE;
+    await this.refresh();
     this.buttons()[count]?.focus();
   }
 
@@ -73,8 +96,8 @@ export class Sidebar {
       }
       const excerpt = this.query && item.excerpt && item.excerpt !== item.title ? h("span", { class: "excerpt" }, item.excerpt) : null;
       const button = h("button", { type: "button", class: "item", "data-id": item.id,
-        onclick: () => this.app.guard(() => this.app.open(item.id)) },
-      h("span", { class: "item-title" }, item.title || "Untitled"), excerpt);
+        onclick: () => this.app.guard(() => this.app.open(item.id, { message: item.message })) },
+      h("span", { class: "item-title", dir: "auto" }, item.title || "Untitled"), excerpt);
       group.append(h("li", {}, button));
     }
     if (this.items.length === 0) {
@@ -86,7 +109,7 @@ export class Sidebar {
     }
     if (this.app.notKept) list.prepend(h("p", { class: "hint warn" }, `Not kept: ${this.app.notKept}`));
     this.mark();
-    if (held) this.buttons().find((button) => button.dataset.id === held)?.focus();
+    if (held) this.focusOn(held);
   }
 
   mark() {
@@ -94,6 +117,21 @@ export class Sidebar {
       if (button.dataset.id === this.app.conversation.id) button.setAttribute("aria-current", "true");
       else button.removeAttribute("aria-current");
     }
+  }
+
+  /** The conversation beside one whose button has the keyboard; it gets it when that one is gone. */
+  neighbour(id) {
+    const buttons = this.buttons();
+    const at = buttons.findIndex((button) => button.dataset.id === id);
+    if (at < 0 || buttons[at] !== document.activeElement) return null;
+    return (buttons[at + 1] ?? buttons[at - 1])?.dataset.id;
+  }
+
+  /** Puts the keyboard on a conversation of the list; gives whether it is there. */
+  focusOn(id) {
+    const button = this.buttons().find((other) => other.dataset.id === id);
+    button?.focus();
+    return Boolean(button);
   }
 
   buttons = () => [...$("list").querySelectorAll(".item")];
@@ -132,7 +170,7 @@ export class Sidebar {
   isOpen = () => document.body.classList.contains("side-is-open");
 
   open() {
-    if (!matchMedia("(max-width: 760px)").matches) return;
+    if (!PHONE.matches) return;
     document.body.classList.add("side-is-open");
     $("veil").hidden = false;
     $("side-open").setAttribute("aria-expanded", "true");

@@ -1,6 +1,6 @@
 // One conversation: its messages on the branch that is shown, and the answer that is being written.
 
-import { $, copyButton, h } from "./dom.js";
+import { $, copyButton, h, sends } from "./dom.js";
 import { MarkdownView, parse, toDom } from "./markdown.js";
 import { pathTo, siblings } from "./tree.js";
 
@@ -8,58 +8,127 @@ const codeCopy = (text) => copyButton(() => text, "Copy", "Copy the code");
 
 const EXAMPLES = ["What does tar do?", "How do I reverse a list in Python?", "What is a Vec in Rust?"];
 
+/** Pixels from the end within which the end counts as seen. */
+const NEAR = 80;
+
 export class Thread {
+  bodies = new WeakMap(); // what was made of a message's text is made once
+  editing = null; // { conversation, message, text }: a question that is being put in other words
+
   constructor(app) {
     this.app = app;
     this.place = $("thread");
+    $("scroll").addEventListener("scroll", () => this.offerEnd(), { passive: true });
+    $("to-end").addEventListener("click", () => this.toEnd());
   }
 
   /** Shows the conversation; at its end if `toEnd` or if the end was in sight. */
   show(toEnd = false) {
-    const { conversation, live } = this.app;
+    const { conversation, writing } = this.app;
     const follow = toEnd || this.shownId !== conversation.id || this.atEnd();
+    const focus = this.focused();
     this.shownId = conversation.id;
     this.growing = null;
-    const path = pathTo(conversation.messages, conversation.active);
-    const writing = live.get(conversation.id);
-    this.place.replaceChildren(...path.map((message, index) => this.message(message, index === path.length - 1 && !writing)));
-    if (path.length === 0 && !writing) this.place.append(this.empty());
-    if (writing && path.length > 0) this.grow(writing);
-    if (follow) this.toEnd();
+    // A question that the service has not taken yet stands where it will be.
+    const asked = writing && !writing.taken ? writing.question : null;
+    const path = pathTo(conversation.messages, asked ? asked.parent : conversation.active);
+    const last = writing ? null : path.at(-1);
+    this.place.replaceChildren(...path.map((message) => this.message(message, message === last)));
+    if (asked?.text !== undefined) this.place.append(this.asked(asked));
+    if (last && conversation.lost?.parent === last.id) this.place.append(this.lost(conversation.lost));
+    const isEmpty = path.length === 0 && !writing;
+    if (isEmpty) this.place.append(this.empty());
+    if (writing) this.grow();
+    if (isEmpty) $("scroll").scrollTop = 0;
+    else if (follow) this.toEnd();
+    this.offerEnd();
+    focus();
+  }
+
+  /** Where the keyboard is, to put it there again when all is made anew. */
+  focused() {
+    const { activeElement } = document;
+    if (!this.place.contains(activeElement)) return () => {};
+    const id = activeElement.closest("[data-id]")?.dataset.id;
+    const name = activeElement.getAttribute("aria-label");
+    const { selectionStart, selectionEnd } = activeElement;
+    return () => {
+      const there = id && name && this.place.querySelector(`[data-id="${id}"] [aria-label="${CSS.escape(name)}"]:not(:disabled)`);
+      if (there) {
+        there.focus({ preventScroll: true });
+        there.setSelectionRange?.(selectionStart, selectionEnd);
+      } else if (!$("stop").hidden) $("stop").focus();
+      else this.app.composer.focus();
+    };
   }
 
   atEnd() {
     const area = $("scroll");
-    return area.scrollHeight - area.scrollTop - area.clientHeight < 80;
+    return area.scrollHeight - area.scrollTop - area.clientHeight < NEAR;
   }
 
   toEnd() {
     $("scroll").scrollTop = $("scroll").scrollHeight;
   }
 
+  /** Shows the place of a message, for a moment marked. */
+  reveal(id) {
+    const article = this.place.querySelector(`[data-id="${id}"]`);
+    article?.scrollIntoView();
+    article?.classList.add("found");
+  }
+
+  offerEnd() {
+    $("to-end").hidden = this.atEnd();
+  }
+
   // ---- finished messages ----
 
   message(message, last) {
     const user = message.role === "user";
-    const body = h("div", { class: "body" });
-    const article = h("article", { class: `message ${message.role}`, "aria-label": user ? "You" : "Answer", "data-id": message.id });
-    if (!user) article.append(h("p", { class: "who" }, message.model || "Model"));
+    const article = frame(message, message.id);
+    const { editing } = this;
+    if (editing?.message === message.id && editing.conversation === this.app.conversation.id) {
+      article.append(this.form(message));
+      return article;
+    }
+    if (message.experts?.length) article.append(experts(message.experts));
     if (message.reasoning) article.append(reasoning(message.reasoning));
-    if (user) {
+    article.append(this.body(message));
+    for (const note of message.notes ?? []) article.append(h("p", { class: "hint" }, note));
+    const ended = { stopped: "Stopped.", length: "Cut: the limit of tokens was reached.", failed: "An error ended this answer." }[message.finish];
+    if (ended) article.append(h("p", { class: "hint warn" }, ended));
+    article.append(this.foot(message, user));
+    if (user && last) article.append(this.unanswered(message));
+    return article;
+  }
+
+  /** A question that is on its way. */
+  asked({ text, attachments = [] }) {
+    return h("article", { class: "message user", "aria-label": "You" }, this.body({ role: "user", text, attachments }));
+  }
+
+  /** What had arrived of an answer when its connection broke. */
+  lost(message) {
+    const article = frame(message);
+    if (message.reasoning) article.append(reasoning(message.reasoning));
+    article.append(this.body(message), h("p", { class: "hint warn" }, "The connection broke; this is what had arrived."),
+      h("div", { class: "foot" }, copyButton(() => message.text, "Copy", "Copy the answer")));
+    return article;
+  }
+
+  body(message) {
+    const made = this.bodies.get(message);
+    if (made) return made;
+    const body = h("div", { class: "body", dir: "auto" });
+    this.bodies.set(message, body);
+    if (message.role === "user") {
       body.textContent = message.text;
       if (message.attachments?.length) body.append(this.attachments(message.attachments));
     } else {
       for (const node of parse(message.text)) body.append(toDom(node, document, codeCopy));
     }
-    article.append(body);
-    if (message.experts?.length) article.append(experts(message.experts));
-    for (const note of message.notes ?? []) article.append(h("p", { class: "hint" }, note));
-    const ended = { stopped: "Stopped.", length: "Cut: the limit of tokens was reached.", failed: "An error ended this answer." }[message.finish];
-    if (message.lost) article.append(h("p", { class: "hint warn" }, "The connection broke; this is what had arrived."));
-    else if (ended) article.append(h("p", { class: "hint warn" }, ended));
-    article.append(this.foot(message, user));
-    if (user && last) article.append(this.unanswered(message));
-    return article;
+    return body;
   }
 
   attachments(files) {
@@ -68,7 +137,7 @@ export class Thread {
   }
 
   foot(message, user) {
-    const busy = this.app.live.has(this.app.conversation.id);
+    const busy = Boolean(this.app.writing);
     const foot = h("div", { class: "foot" });
     const branch = this.branches(message, busy);
     if (branch) foot.append(branch);
@@ -76,7 +145,7 @@ export class Thread {
     const button = (name, label, action) => h("button", { type: "button", class: "quiet small", "aria-label": label, disabled: busy,
       onclick: () => this.app.guard(action) }, name);
     if (user) foot.append(button("Edit", "Edit and send again", () => this.edit(message)));
-    else if (!message.lost) foot.append(button("Again", "Answer again", () => this.app.again(message)));
+    else foot.append(button("Again", "Answer again", () => this.app.again(message)));
     if (message.usage) foot.append(h("span", { class: "hint numbers" }, numbers(message.usage)));
     return foot;
   }
@@ -96,43 +165,63 @@ export class Thread {
   }
 
   unanswered(message) {
+    if (this.app.conversation.writing) return h("p", { class: "hint writing" }, "The answer is being written");
     return h("p", { class: "hint" }, "There is no answer. ",
       h("button", { type: "button", class: "quiet small", onclick: () => this.app.guard(() => this.app.again(message)) }, "Ask again"));
   }
 
   edit(message) {
-    const article = this.place.querySelector(`[data-id="${message.id}"]`);
-    const area = h("textarea", { "aria-label": "Message", rows: Math.min(12, message.text.split("\n").length + 1) });
-    area.value = message.text;
+    this.editing = { conversation: this.app.conversation.id, message: message.id, text: message.text };
+    this.show();
+    this.focusEdit();
+  }
+
+  focusEdit() {
+    this.place.querySelector(".edit textarea")?.focus();
+  }
+
+  /** The question was sent, or is not to be. */
+  endEdit() {
+    this.editing = null;
+  }
+
+  form(message) {
+    const { editing } = this;
+    const area = h("textarea", { "aria-label": "Message", dir: "auto", rows: Math.min(12, editing.text.split("\n").length + 1) });
+    area.value = editing.text;
+    area.addEventListener("input", () => (editing.text = area.value));
+    const leave = () => {
+      this.endEdit();
+      this.show();
+      this.place.querySelector(`[data-id="${message.id}"] [aria-label="Edit and send again"]`)?.focus();
+    };
     const form = h("form", { class: "edit" }, area, h("div", { class: "dialog-foot" },
-      h("button", { type: "button", class: "plain", onclick: () => this.show() }, "Cancel"),
+      h("button", { type: "button", class: "plain", onclick: leave }, "Cancel"),
       h("button", { type: "submit", class: "primary" }, "Send")));
     const submit = () => {
       if (area.value.trim() === "" && !message.attachments?.length) return;
       this.app.guard(() => this.app.edit(message, area.value));
-      this.app.composer.focus();
     };
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       submit();
     });
     area.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      if (sends(event)) {
         event.preventDefault();
         submit();
       } else if (event.key === "Escape") {
         event.stopPropagation();
-        this.show();
-        this.place.querySelector(`[data-id="${message.id}"] [aria-label="Edit and send again"]`)?.focus();
+        leave();
       }
     });
-    article.replaceChildren(form);
-    area.focus();
+    return form;
   }
 
   // ---- the answer that is being written ----
 
-  grow(live) {
+  grow() {
+    const live = this.app.writing;
     if (this.growing?.live !== live) this.begin(live);
     const { growing } = this;
     if (growing.timer) return;
@@ -141,13 +230,14 @@ export class Thread {
   }
 
   begin(live) {
-    const body = h("div", { class: "body" });
-    const status = h("p", { class: "hint writing" }, "Waiting");
-    const who = h("p", { class: "who" }, this.app.conversation.model || "Model");
+    const article = frame({ role: "assistant", model: this.app.conversation.model });
     // Busy: a screen reader waits for the end, and is told then.
-    const article = h("article", { class: "message assistant", "aria-label": "Answer", "aria-busy": "true" }, who, body, status);
+    article.setAttribute("aria-busy", "true");
+    const body = h("div", { class: "body", dir: "auto" });
+    const status = h("p", { class: "hint writing" }, "Waiting");
+    article.append(body, status);
     this.place.append(article);
-    this.growing = { live, article, body, status, view: new MarkdownView(body, codeCopy), pushed: 0, cost: 0, timer: null };
+    this.growing = { live, body, status, view: new MarkdownView(body, codeCopy), pushed: 0, thought: 0, cost: 0, timer: null };
     this.draw(this.growing);
   }
 
@@ -157,6 +247,7 @@ export class Thread {
     const { live, view, status } = growing;
     const begun = performance.now();
     const follow = this.atEnd();
+    this.drawBefore(growing);
     if (live.text.length > growing.pushed) {
       view.push(live.text.slice(growing.pushed));
       growing.pushed = live.text.length;
@@ -166,12 +257,27 @@ export class Thread {
     if (live.text) status.textContent = "Writing";
     else if (live.reasoning) status.textContent = "Thinking";
     else if (progress && progress.read < progress.total) status.textContent = `Reading: ${progress.read} of ${progress.total} tokens`;
-    if (live.experts.length > 0 && !growing.experts) {
-      growing.experts = experts(live.experts);
-      status.before(growing.experts);
-    }
     if (follow) this.toEnd();
     growing.cost = performance.now() - begun;
+  }
+
+  /** What stands above the text: who is at work, and what was thought. */
+  drawBefore(growing) {
+    const { live, body } = growing;
+    if (live.experts !== growing.named && live.experts.length > 0) {
+      growing.experts?.remove();
+      growing.named = live.experts;
+      growing.experts = atWork(live.experts);
+      (growing.reasoning ?? body).before(growing.experts);
+    }
+    if (live.reasoning.length > growing.thought) {
+      if (!growing.reasoning) {
+        growing.reasoning = reasoning("");
+        body.before(growing.reasoning);
+      }
+      growing.reasoning.lastChild.append(live.reasoning.slice(growing.thought));
+      growing.thought = live.reasoning.length;
+    }
   }
 
   // ---- nothing yet ----
@@ -194,19 +300,33 @@ export class Thread {
   }
 }
 
-const isBuiltIn = (model) => model.builtin === true || /^(default|swarm|expert:|builtin)/.test(model.id);
+const isBuiltIn = ({ id }) => id === "default" || id === "swarm" || id.startsWith("expert:");
+
+/** The frame of a message, with who wrote it. */
+function frame({ role, model }, id) {
+  const user = role === "user";
+  const article = h("article", { class: `message ${role}`, "aria-label": user ? "You" : "Answer", "data-id": id });
+  if (!user) article.append(h("p", { class: "who" }, model || "Model"));
+  return article;
+}
 
 function reasoning(text) {
-  return h("details", { class: "reasoning" }, h("summary", {}, "How it got there"), h("p", {}, text));
+  return h("details", { class: "reasoning" }, h("summary", {}, "How it got there"), h("p", { dir: "auto" }, text));
+}
+
+/** Who is at work, before it is known what each of them counts. */
+function atWork(names) {
+  return h("p", { class: "experts" }, h("span", { class: "experts-name" }, "Asked"), names.map((name) => h("span", { class: "expert" }, name)));
 }
 
 function experts(list) {
   const sorted = [...list].sort((a, b) => b.weight - a.weight);
   const percent = (weight) => `${Math.round(weight * 100)} %`;
+  const chips = sorted.map(({ name, weight }) => h("span", { class: "expert" }, `${name} `, h("span", { class: "share" }, percent(weight))));
+  const reasons = sorted.map(({ name, weight, reason }) =>
+    h("li", {}, h("strong", {}, name), ` ${percent(weight)}${reason ? `: ${reason}` : ""}`));
   return h("details", { class: "experts" },
-    h("summary", {}, h("span", { class: "experts-name" }, "Answered by"), " ", sorted.map((expert) =>
-      h("span", { class: "expert" }, `${expert.name} `, h("span", { class: "share" }, percent(expert.weight))))),
-    h("ul", {}, sorted.map((expert) => h("li", {}, h("strong", {}, expert.name), ` ${percent(expert.weight)}`, expert.reason ? `: ${expert.reason}` : ""))));
+    h("summary", {}, h("span", { class: "experts-name" }, "Answered by"), " ", chips), h("ul", {}, reasons));
 }
 
 function numbers(usage) {

@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use crate::clock::rfc3339;
 use crate::error::{ANTHROPIC_VERSION, ApiError};
+use crate::fields::in_short;
 use crate::openai;
 use crate::state::App;
 
@@ -79,10 +80,10 @@ fn page_of(models: &[Model], page: &Page) -> Result<ModelPage, ApiError> {
         return Err(ApiError::field("limit", format!("`limit` is {limit}: ask for 1 to {PAGE_MAX} models")));
     }
     let place = |id: &str| {
-        models.iter().position(|model| model.id == id).ok_or_else(|| {
-            let shown: String = id.chars().take(100).collect();
-            ApiError::bad_request(format!("there is no model `{shown}` in the list"))
-        })
+        models
+            .iter()
+            .position(|model| model.id == id)
+            .ok_or_else(|| ApiError::bad_request(format!("there is no model `{}` in the list", in_short(id))))
     };
     let begin = page.after_id.as_deref().map(place).transpose()?.map_or(0, |at| at + 1);
     let end = page.before_id.as_deref().map(place).transpose()?.unwrap_or(models.len()).max(begin);

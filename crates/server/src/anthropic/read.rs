@@ -3,11 +3,10 @@
 use std::collections::HashMap;
 
 use hublabio_runtime::ai::{Content, Json, Message, Tool, ToolCall};
-use serde_json::json;
 
 use crate::chat::{AnswerFormat, ChatRequest, Input, SamplingChanges, ToolChoice};
 use crate::error::ApiError;
-use crate::fields::{Fields, wrong_type};
+use crate::fields::{Fields, in_short, unknown_word, unsupported_word, wrong_type};
 use crate::openai::request;
 use crate::state::App;
 use crate::thinking::Thinking;
@@ -38,7 +37,7 @@ pub fn read(app: &App, body: &Json, counts_only: bool) -> Result<Asked, ApiError
         given => given,
     };
     let thinking = thinking(&fields)?;
-    let (session, expert) = request::hublab(&fields)?;
+    let swarm = request::hublab(&fields)?;
     let request = ChatRequest {
         tools: tools(&fields)?,
         tool_choice,
@@ -55,8 +54,7 @@ pub fn read(app: &App, body: &Json, counts_only: bool) -> Result<Asked, ApiError
             Some(_) => fields.texts("stop_sequences")?.unwrap_or_default(),
             None => Vec::new(),
         },
-        session,
-        expert,
+        swarm,
         ..ChatRequest::new(Some(model), Input::Messages(messages(app, &fields)?))
     };
     let stream = fields.flag("stream")?.unwrap_or(false);
@@ -75,16 +73,10 @@ fn thinking(fields: &Fields<'_>) -> Result<Option<Thinking>, ApiError> {
             given.required("budget_tokens", given.count("budget_tokens")?)?;
             Some(Thinking::On)
         }
-        _ => return Err(one_of("thinking.type", kind, "`enabled`, `disabled` or `adaptive`")),
+        _ => return Err(unknown_word("thinking.type", kind, "`enabled`, `disabled` or `adaptive`")),
     };
     given.finish(&[])?;
     Ok(thinking)
-}
-
-/// An error about a word that is none of those that are known.
-fn one_of(path: &str, given: &str, known: &str) -> ApiError {
-    let shown: String = given.chars().take(40).collect();
-    ApiError::field(path, format!("`{path}` is `{shown}`: give {known}")).coded("invalid_value")
 }
 
 fn tool_choice(fields: &Fields<'_>) -> Result<(ToolChoice, Option<bool>), ApiError> {
@@ -95,7 +87,7 @@ fn tool_choice(fields: &Fields<'_>) -> Result<(ToolChoice, Option<bool>), ApiErr
         "any" => ToolChoice::Required,
         "none" => ToolChoice::None,
         "tool" => ToolChoice::Named(given.required("name", given.text("name")?)?.to_owned()),
-        _ => return Err(one_of("tool_choice.type", kind, "`auto`, `any`, `tool` or `none`")),
+        _ => return Err(unknown_word("tool_choice.type", kind, "`auto`, `any`, `tool` or `none`")),
     };
     let parallel = match choice {
         ToolChoice::None => None,
@@ -106,34 +98,17 @@ fn tool_choice(fields: &Fields<'_>) -> Result<(ToolChoice, Option<bool>), ApiErr
 }
 
 fn tools(fields: &Fields<'_>) -> Result<Vec<Tool>, ApiError> {
+    const SCHEMA: &str = "input_schema";
     let mut tools = Vec::new();
     for (at, given) in fields.list("tools")?.unwrap_or_default().iter().enumerate() {
-        let place = format!("tools[{at}]");
-        let given = Fields::of(given, place.clone())?;
+        let given = Fields::of(given, format!("tools[{at}]"))?;
         if let Some(kind) = given.text("type")?.filter(|&kind| kind != "custom") {
-            let shown: String = kind.chars().take(40).collect();
-            let message =
-                format!("`{place}.type` is `{shown}`: tools that a hosted service runs are not here, define your own");
-            return Err(ApiError::field(format!("{place}.type"), message).coded("unsupported_value"));
+            let why = "tools that a hosted service runs are not here, define your own";
+            return Err(unsupported_word(given.path("type"), kind, why));
         }
-        let name = given.required("name", given.text("name")?)?;
-        let schema = given.required("input_schema", given.get("input_schema"))?;
-        if !schema.is_object() {
-            return Err(wrong_type(&format!("{place}.input_schema"), "an object", schema));
-        }
-        if schema.get("type").is_some_and(|kind| kind != "object") {
-            let message = format!("`{place}.input_schema` must be the schema of an object");
-            return Err(ApiError::field(format!("{place}.input_schema"), message).coded("invalid_value"));
-        }
-        let mut function = json!({ "name": name });
-        if let Some(description) = given.text("description")? {
-            function["description"] = description.into();
-        }
-        function["parameters"] = schema.clone();
-        // Calls that are enforced always follow their schema; of free ones nobody can promise it.
-        given.flag("strict")?;
+        tools.push(request::flat_tool(&given, SCHEMA)?);
+        given.required(SCHEMA, given.get(SCHEMA))?;
         given.finish(&TOOL_INERT)?;
-        tools.push(json!({ "type": "function", "function": function }));
     }
     Tool::list_from_json(&Json::Array(tools)).map_err(|error| ApiError::field("tools", error.to_string()))
 }
@@ -144,7 +119,7 @@ fn answer_format(fields: &Fields<'_>) -> Result<AnswerFormat, ApiError> {
     if let Some(format) = config.object("format")? {
         let kind = format.required("type", format.text("type")?)?;
         if kind != "json_schema" {
-            return Err(one_of("output_config.format.type", kind, "`json_schema`"));
+            return Err(unknown_word("output_config.format.type", kind, "`json_schema`"));
         }
         found = AnswerFormat::JsonSchema(format.required("schema", format.get("schema"))?.clone());
         format.finish(&[])?;
@@ -154,12 +129,8 @@ fn answer_format(fields: &Fields<'_>) -> Result<AnswerFormat, ApiError> {
 }
 
 fn messages(app: &App, fields: &Fields<'_>) -> Result<Vec<Message>, ApiError> {
-    let list = fields.required("messages", fields.list("messages")?)?;
-    let limit = app.config().limits.messages;
-    if list.len() > limit {
-        let message = format!("`messages` has {} messages, at most {limit} are taken", list.len());
-        return Err(ApiError::field("messages", message).coded("invalid_value"));
-    }
+    let list = fields.list_within("messages", app.config().limits.messages)?;
+    let list = fields.required("messages", list)?;
     let mut reader = Reader::default();
     if let Some(system) = fields.get("system") {
         let text = texts(system, "system")?;
@@ -176,7 +147,7 @@ fn messages(app: &App, fields: &Fields<'_>) -> Result<Vec<Message>, ApiError> {
         match role {
             "user" => reader.user(content, &place)?,
             "assistant" => reader.assistant(content, &place)?,
-            _ => return Err(one_of(&format!("{place}.role"), role, "`user` or `assistant`")),
+            _ => return Err(unknown_word(format!("{place}.role"), role, "`user` or `assistant`")),
         }
     }
     match reader.messages.last().map(|last| last.role.as_str()) {
@@ -217,15 +188,13 @@ fn text_of<'j>(block: &Fields<'j>) -> Result<&'j str, ApiError> {
 }
 
 fn not_here(block: &Fields<'_>, kind: &str) -> ApiError {
-    let shown: String = kind.chars().take(40).collect();
-    let path = block.path("type");
-    let message = match kind {
+    let why = match kind {
         "image" | "document" | "search_result" | "container_upload" => {
-            format!("`{path}` is `{shown}`: images and documents are not read here, send their text")
+            "images and documents are not read here, send their text"
         }
-        _ => format!("`{path}` is `{shown}`, which is not supported here"),
+        _ => "such blocks are not supported here",
     };
-    ApiError::field(path, message).coded("unsupported_value")
+    unsupported_word(block.path("type"), kind, why)
 }
 
 /// A conversation that is read.
@@ -279,9 +248,9 @@ impl Reader {
         let failed = block.flag("is_error")?.unwrap_or(false);
         block.finish(&["cache_control"])?;
         let Some(name) = self.tools.get(id).cloned() else {
-            let shown: String = id.chars().take(100).collect();
-            let message = format!("`{place}.tool_use_id` is `{shown}`, and no `tool_use` before it has that id");
-            return Err(ApiError::field(format!("{place}.tool_use_id"), message).coded("invalid_value"));
+            let path = format!("{place}.tool_use_id");
+            let message = format!("`{path}` is `{}`, and no `tool_use` before it has that id", in_short(id));
+            return Err(ApiError::field(path, message).coded("invalid_value"));
         };
         // Templates know no failed results; the model reads it in words.
         let content = if failed { format!("Error: {content}") } else { content };
@@ -341,6 +310,7 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn read_turns(turns: &[(&str, Json)]) -> Result<Json, ApiError> {
         let mut reader = Reader::default();

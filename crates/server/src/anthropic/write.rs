@@ -15,6 +15,7 @@ fn stop(finish: &ChatFinish) -> StopDelta {
         ChatFinish::End | ChatFinish::Cancelled => ("end_turn", None),
         ChatFinish::Stop(text) => ("stop_sequence", Some(text.clone())),
         ChatFinish::Length => ("max_tokens", None),
+        ChatFinish::ContextFull => ("model_context_window_exceeded", None),
         ChatFinish::ToolCalls => ("tool_use", None),
     };
     StopDelta { stop_reason: Some(reason.into()), stop_sequence: sequence }
@@ -134,7 +135,7 @@ impl Events {
         let mut out = Vec::new();
         self.begin(&mut out);
         match event_of {
-            ChatEvent::Progress { .. } | ChatEvent::LogProbs(_) => {}
+            ChatEvent::Progress { .. } | ChatEvent::Experts(_) | ChatEvent::LogProbs(_) => {}
             ChatEvent::Text(text) => {
                 if self.open != Some(Block::Text) {
                     self.open(Block::Text, ContentBlock::Text { text: String::new() }, &mut out);
@@ -155,7 +156,8 @@ impl Events {
             ChatEvent::ToolCallArguments { delta, .. } => {
                 self.grow(BlockDelta::InputJsonDelta { partial_json: delta }, &mut out);
             }
-            ChatEvent::ToolCallEnd { .. } => self.close(&mut out),
+            // One that breaks off is a block whose JSON has no end; `stop_reason` says why.
+            ChatEvent::ToolCallEnd { .. } | ChatEvent::ToolCallBroken { .. } => self.close(&mut out),
             ChatEvent::Done(done) => {
                 self.ended = true;
                 self.close(&mut out);

@@ -10,9 +10,11 @@
 //! while let Some((choice, event)) = stream.next().await { … }
 //! ```
 //!
-//! Where to go next: `prepare.rs` makes a prompt and settings of a request, `stream.rs` takes the answer apart, `swarm.rs` asks
-//! a swarm, `sampling.rs` is what a request may say about chance.
+//! Where to go next: `prepare.rs` makes a prompt and settings of a request, `stream.rs` takes the answer apart, `calls.rs` its
+//! calls of tools, `swarm.rs` asks a swarm, `sampling.rs` is what a request may say about chance.
 
+mod calls;
+mod channel;
 mod prepare;
 mod sampling;
 mod stream;
@@ -25,6 +27,7 @@ use hublabio_runtime::node::KeepAlive;
 use crate::error::ApiError;
 use crate::state::{App, blocking};
 
+pub use hublabio_runtime::ai::ToolChoice;
 pub use prepare::MODEL_PATH_SUFFIX;
 use prepare::prepare;
 pub use prepare::{check_tokens, model_name};
@@ -42,20 +45,6 @@ pub enum Input {
     Tokens(Vec<TokenId>),
 }
 
-/// Whether tools are to be called. What is asked for is enforced.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum ToolChoice {
-    /// As the model likes.
-    #[default]
-    Auto,
-    /// None; the model does not see them.
-    None,
-    /// At least one.
-    Required,
-    /// This one.
-    Named(String),
-}
-
 /// What the text of an answer must look like. It is enforced.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum AnswerFormat {
@@ -68,6 +57,29 @@ pub enum AnswerFormat {
     JsonSchema(Json),
     /// Another constraint.
     Other(ConstraintSource),
+}
+
+/// What a request can ask of a swarm only; a single model refuses it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SwarmWishes {
+    /// The conversation that the question belongs to: the router stays with who answered before.
+    pub session: Option<u64>,
+    /// The expert that must answer, by its name.
+    pub expert: Option<String>,
+}
+
+impl SwarmWishes {
+    /// Refuses them, as `model` is no swarm.
+    fn check_none(&self, model: &str) -> Result<(), ApiError> {
+        for (field, is_given) in [("hublab.expert", self.expert.is_some()), ("hublab.session", self.session.is_some())]
+        {
+            if is_given {
+                let message = format!("`{field}` is for swarms, and `{model}` is a single model: take it out");
+                return Err(ApiError::field(field, message).coded("unsupported_parameter"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A question to a model or a swarm.
@@ -97,10 +109,8 @@ pub struct ChatRequest {
     pub n: usize,
     /// Log probabilities of the tokens, with so many alternatives.
     pub logprobs: Option<usize>,
-    /// The conversation that the question belongs to: a swarm's router stays with who answered before.
-    pub session: Option<u64>,
-    /// The expert of a swarm that must answer, by its name.
-    pub expert: Option<String>,
+    /// What is asked of a swarm, and only of one.
+    pub swarm: SwarmWishes,
     /// How long the model stays in memory from now on. The experts of a swarm stay as long as no other needs the memory.
     pub keep_alive: KeepAlive,
 }
@@ -121,8 +131,7 @@ impl ChatRequest {
             stop: Vec::new(),
             n: 1,
             logprobs: None,
-            session: None,
-            expert: None,
+            swarm: SwarmWishes::default(),
             keep_alive: KeepAlive::AsBefore,
         }
     }
@@ -138,6 +147,8 @@ pub enum ChatEvent {
         /// Tokens of the prompt.
         total: usize,
     },
+    /// Who of a swarm is at work, each time it changes.
+    Experts(Vec<String>),
     /// More of what is said.
     Text(String),
     /// More of what is thought.
@@ -151,7 +162,7 @@ pub enum ChatEvent {
         /// Which tool.
         name: String,
     },
-    /// More of its arguments, the text of a JSON object.
+    /// More of its arguments, the text of a JSON object as the model writes it.
     ToolCallArguments {
         /// Which call.
         index: usize,
@@ -160,6 +171,11 @@ pub enum ChatEvent {
     },
     /// A call is complete.
     ToolCallEnd {
+        /// Which.
+        index: usize,
+    },
+    /// A call that has begun has no end, or none that can be read: it is no call.
+    ToolCallBroken {
         /// Which.
         index: usize,
     },
@@ -178,8 +194,10 @@ pub enum ChatFinish {
     End,
     /// This stop string came.
     Stop(String),
-    /// The limit of tokens, or the context, was reached.
+    /// The limit of tokens was reached.
     Length,
+    /// The context is full.
+    ContextFull,
     /// Tools are to be called.
     ToolCalls,
     /// It was given up.
@@ -285,10 +303,11 @@ pub async fn start(app: &App, request: ChatRequest) -> Result<ChatStream, ApiErr
         return Err(ApiError::field("n", message).coded("invalid_value"));
     }
     let name = model_name(request.model.as_deref().unwrap_or(&app.config().default_model), app)?;
-    match app.swarm_source(&name).cloned() {
-        Some(source) => swarm::start(app, name, source, request).await,
-        None => stream::start(app, name, request).await,
+    if let Some(source) = app.swarm_source(&name).cloned() {
+        return swarm::start(app, name, source, request).await;
     }
+    request.swarm.check_none(&name)?;
+    stream::start(app, name, request).await
 }
 
 /// How many tokens the prompt of a question has, without asking it.
@@ -301,6 +320,7 @@ pub async fn count_prompt_tokens(app: &App, request: ChatRequest) -> Result<usiz
         let message = "each expert of a swarm has a prompt of its own: name a single model";
         return Err(ApiError::field("model", message).coded("unsupported_value"));
     }
+    request.swarm.check_none(&name)?;
     let app = app.clone();
     blocking(move || Ok(prepare(&app, &name, &request)?.prompt.len())).await
 }

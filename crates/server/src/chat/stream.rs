@@ -1,55 +1,25 @@
 //! An answer while it comes: events of the node, taken apart into text, reasoning and tool calls.
 
 use std::collections::VecDeque;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use hublabio_runtime::ai::{Event, Finish, Generation, OutputParser, TokenId, TokenLogProbs, ToolCall};
-use hublabio_runtime::node::{AnswerEvent, AnswerSink, GenerationRequest, ServedModel};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use hublabio_runtime::ai::{Event, Finish, Generation, OutputParser, TokenId, TokenLogProbs};
+use hublabio_runtime::node::{AnswerEvent, GenerationRequest, ServedModel};
 
+use super::calls::Calls;
+use super::channel::{EventReceiver, Raw, channel};
 use super::prepare::{Prepared, prepare};
 use super::{CalledTool, ChatAnswer, ChatDone, ChatEvent, ChatFinish, ChatRequest, TokenProbability, TokenText};
 use crate::error::ApiError;
 use crate::state::{App, blocking};
-
-/// Bytes of a call's arguments that come at once.
-const ARGUMENTS_PIECE_BYTES: usize = 48;
-
-/// What a choice's source says: the node, or a swarm that has taken its answer apart already.
-pub(super) enum Raw {
-    Node(AnswerEvent),
-    Event(ChatEvent),
-}
-
-/// The way from the thread that computes to the task that answers. It never waits: what is on the way is bounded by the
-/// tokens of an answer.
-pub(super) struct ChannelSink {
-    pub choice: usize,
-    pub sender: UnboundedSender<(usize, Raw)>,
-}
-
-impl AnswerSink for ChannelSink {
-    fn take(&mut self, event: AnswerEvent) -> ControlFlow<()> {
-        if self.sender.send((self.choice, Raw::Node(event))).is_ok() {
-            ControlFlow::Continue(())
-        } else {
-            ControlFlow::Break(())
-        }
-    }
-
-    fn is_closed(&self) -> bool {
-        self.sender.is_closed()
-    }
-}
 
 /// The answers to a question, while they come. Dropping it gives up what is not finished.
 pub struct ChatStream {
     app: App,
     model: String,
     prompt_tokens: usize,
-    receiver: UnboundedReceiver<(usize, Raw)>,
+    receiver: EventReceiver,
     choices: Vec<Choice>,
     pending: VecDeque<(usize, ChatEvent)>,
     open: usize,
@@ -63,9 +33,9 @@ struct Choice {
     stop: Vec<String>,
     parser: Option<OutputParser>,
     call_is_forced: bool,
-    calls: usize,
-    /// More calls are left out, and that is noted.
-    calls_max: usize,
+    calls: Calls,
+    /// The end of the answer came in the middle of a call.
+    call_is_cut: bool,
     thinks: bool,
     reasoning_tokens: usize,
     notes: Vec<String>,
@@ -80,7 +50,7 @@ pub(super) async fn start(app: &App, name: String, request: ChatRequest) -> Resu
     let (model, prompt_tokens, receiver, choices) = blocking(move || {
         let prepared = prepare(&worker, &name, &request)?;
         let Prepared { model, prompt, config, parser, call_is_forced, notes } = prepared;
-        let (sender, receiver) = unbounded_channel();
+        let (sender, receiver) = channel(worker.heap());
         let prompt_tokens = prompt.len();
         for choice in 0..n {
             let mut config = config.clone();
@@ -88,22 +58,17 @@ pub(super) async fn start(app: &App, name: String, request: ChatRequest) -> Resu
             config.sampling.seed = config.sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
             let keep_alive = request.keep_alive;
             let asked = GenerationRequest::new(Arc::clone(&model), prompt.clone(), config);
-            worker.node().submit(
-                GenerationRequest { keep_alive, ..asked },
-                Box::new(ChannelSink { choice, sender: sender.clone() }),
-            )?;
+            let asked = GenerationRequest { keep_alive, ..asked };
+            worker.node().submit(asked, Box::new(sender.of_choice(choice)))?;
         }
+        let calls_max = if request.parallel_tool_calls == Some(false) { 1 } else { usize::MAX };
         let choice = || Choice {
             served: Some(Arc::clone(&model)),
             stop: request.stop.clone(),
             parser: parser.clone(),
             call_is_forced,
-            calls: 0,
-            calls_max: if request.parallel_tool_calls == Some(false) { 1 } else { usize::MAX },
-            thinks: false,
-            reasoning_tokens: 0,
             notes: notes.clone(),
-            ended: false,
+            ..Choice::new(calls_max)
         };
         let choices = std::iter::repeat_with(choice).take(n).collect();
         Ok((name, prompt_tokens, receiver, choices))
@@ -117,7 +82,7 @@ impl ChatStream {
         app: &App,
         model: String,
         prompt_tokens: usize,
-        receiver: UnboundedReceiver<(usize, Raw)>,
+        receiver: EventReceiver,
         choices: Vec<Choice>,
         asked: Instant,
     ) -> Self {
@@ -135,25 +100,16 @@ impl ChatStream {
     }
 
     /// A stream of a source that makes its own events.
-    pub(super) fn of_events(
-        app: &App,
-        model: String,
-        receiver: UnboundedReceiver<(usize, Raw)>,
-        asked: Instant,
-    ) -> Self {
-        let choice = Choice {
-            served: None,
-            stop: Vec::new(),
-            parser: None,
-            call_is_forced: false,
-            calls: 0,
-            calls_max: usize::MAX,
-            thinks: false,
-            reasoning_tokens: 0,
-            notes: Vec::new(),
-            ended: false,
-        };
-        Self::new(app, model, 0, receiver, vec![choice], asked)
+    pub(super) fn of_events(app: &App, model: String, receiver: EventReceiver, asked: Instant) -> Self {
+        Self::new(app, model, 0, receiver, vec![Choice::new(usize::MAX)], asked)
+    }
+
+    /// The same, with each call told when it is complete, and what a call would have been that is cut or cannot be read
+    /// told as text: for readers of whole answers.
+    #[must_use]
+    pub fn with_whole_calls(mut self) -> Self {
+        self.choices.iter_mut().for_each(|choice| choice.calls.hold());
+        self
     }
 
     /// The name of the model that answers.
@@ -191,9 +147,10 @@ impl ChatStream {
     ///
     /// # Errors
     /// When one of them fails.
-    pub async fn collect(mut self) -> Result<Vec<ChatAnswer>, ApiError> {
-        let mut drafts: Vec<Draft> = std::iter::repeat_with(Draft::default).take(self.choices()).collect();
-        while let Some((choice, event)) = self.next().await {
+    pub async fn collect(self) -> Result<Vec<ChatAnswer>, ApiError> {
+        let mut stream = self.with_whole_calls();
+        let mut drafts: Vec<Draft> = std::iter::repeat_with(Draft::default).take(stream.choices()).collect();
+        while let Some((choice, event)) = stream.next().await {
             drafts[choice].add(event)?;
         }
         drafts.into_iter().map(Draft::finish).collect()
@@ -219,6 +176,7 @@ impl ChatStream {
     fn take(&mut self, choice: usize, raw: Raw) {
         match raw {
             Raw::Event(event @ (ChatEvent::Done(_) | ChatEvent::Failed(_))) => self.end(choice, event),
+            Raw::Event(event @ ChatEvent::Experts(_)) => self.pending.push_back((choice, event)),
             Raw::Event(event) => {
                 self.see_token();
                 self.pending.push_back((choice, event));
@@ -234,8 +192,16 @@ impl ChatStream {
                 self.pending.extend(found.map(|found| (choice, ChatEvent::LogProbs(vec![found]))));
                 self.read(choice, &text, token.is_some());
             }
+            Raw::Node(AnswerEvent::Done(generation))
+                if generation.finish == Finish::Cancelled && self.receiver.was_too_much() =>
+            {
+                let message = "the answer was given up because what was written was not read: read it as it comes";
+                self.end(choice, ChatEvent::Failed(ApiError::unavailable(message).coded("unread")));
+            }
             Raw::Node(AnswerEvent::Done(generation)) => {
                 let rest = self.choices[choice].parser.take().map(OutputParser::finish).unwrap_or_default();
+                let is_cut = |event: &Event| matches!(event, Event::Malformed(cut) if !cut.raw.trim().is_empty());
+                self.choices[choice].call_is_cut = rest.iter().any(is_cut);
                 self.tell(choice, rest);
                 let done = self.choices[choice].done(&generation);
                 self.end(choice, ChatEvent::Done(Box::new(done)));
@@ -269,47 +235,55 @@ impl ChatStream {
     }
 
     fn tell(&mut self, choice: usize, events: Vec<Event>) {
+        let Self { app, choices, pending, .. } = self;
+        let Choice { calls, notes, .. } = &mut choices[choice];
+        let new_id = || app.new_call_id();
         for event in events {
-            match event {
-                Event::Content(text) => self.pending.push_back((choice, ChatEvent::Text(text))),
-                Event::Reasoning(text) => self.pending.push_back((choice, ChatEvent::Reasoning(text))),
-                Event::ToolCall(call) => self.call(choice, call),
+            let told: Vec<ChatEvent> = match event {
+                Event::Content(text) => vec![ChatEvent::Text(text)],
+                Event::Reasoning(text) => vec![ChatEvent::Reasoning(text)],
+                Event::CallBegin { id, name } => calls.begin(id.unwrap_or_else(new_id), name).into_iter().collect(),
+                Event::CallArguments(delta) => calls.grow(delta).into_iter().collect(),
+                Event::ToolCall(call) => calls.end(call, new_id, notes),
                 Event::Malformed(malformed) => {
-                    self.choices[choice].notes.push(malformed.to_string());
-                    self.pending.push_back((choice, ChatEvent::Text(malformed.raw)));
+                    notes.push(malformed.to_string());
+                    calls.give_up(malformed.raw).into_iter().collect()
                 }
-            }
+            };
+            pending.extend(told.into_iter().map(|event| (choice, event)));
         }
-    }
-
-    fn call(&mut self, choice: usize, call: ToolCall) {
-        let index = self.choices[choice].calls;
-        if index >= self.choices[choice].calls_max {
-            let note = format!("the model wanted to call `{}`, too: one call was allowed", call.name);
-            self.choices[choice].notes.push(note);
-            return;
-        }
-        self.choices[choice].calls += 1;
-        let id = call.id.unwrap_or_else(|| self.app.new_call_id());
-        self.pending.push_back((choice, ChatEvent::ToolCallBegin { index, id, name: call.name }));
-        let arguments = call.arguments.to_string();
-        for delta in pieces(&arguments, ARGUMENTS_PIECE_BYTES) {
-            self.pending.push_back((choice, ChatEvent::ToolCallArguments { index, delta: delta.to_owned() }));
-        }
-        self.pending.push_back((choice, ChatEvent::ToolCallEnd { index }));
     }
 }
 
 impl Choice {
+    /// An answer of which nothing is known yet, with at most so many calls.
+    fn new(calls_max: usize) -> Self {
+        Self {
+            served: None,
+            stop: Vec::new(),
+            parser: None,
+            call_is_forced: false,
+            calls: Calls::new(calls_max),
+            call_is_cut: false,
+            thinks: false,
+            reasoning_tokens: 0,
+            notes: Vec::new(),
+            ended: false,
+        }
+    }
+
     fn done(&mut self, generation: &Generation) -> ChatDone {
-        let has_calls = self.calls > 0;
+        let has_calls = self.calls.has_complete();
         let finish = match generation.finish {
-            Finish::EndOfText if has_calls => ChatFinish::ToolCalls,
+            Finish::EndOfText | Finish::Stop(_) if has_calls => ChatFinish::ToolCalls,
             Finish::EndOfText => ChatFinish::End,
             Finish::Stop(index) => ChatFinish::Stop(self.stop.get(index).cloned().unwrap_or_default()),
             // The calls that had to come are complete; only the token that ends the turn is missing.
-            Finish::Length | Finish::Context if has_calls && self.call_is_forced => ChatFinish::ToolCalls,
-            Finish::Length | Finish::Context => ChatFinish::Length,
+            Finish::Length | Finish::Context if has_calls && self.call_is_forced && !self.call_is_cut => {
+                ChatFinish::ToolCalls
+            }
+            Finish::Length => ChatFinish::Length,
+            Finish::Context => ChatFinish::ContextFull,
             Finish::Cancelled => ChatFinish::Cancelled,
         };
         ChatDone {
@@ -335,17 +309,6 @@ impl Choice {
     }
 }
 
-/// A text in pieces of at most so many bytes, cut between characters.
-fn pieces(text: &str, bytes: usize) -> impl Iterator<Item = &str> {
-    let mut rest = text;
-    std::iter::from_fn(move || {
-        let end = (0..=bytes.min(rest.len())).rev().find(|&at| rest.is_char_boundary(at))?;
-        let (piece, after) = rest.split_at(end);
-        rest = after;
-        (!piece.is_empty()).then_some(piece)
-    })
-}
-
 /// An answer that grows.
 #[derive(Default)]
 struct Draft {
@@ -359,7 +322,11 @@ struct Draft {
 impl Draft {
     fn add(&mut self, event: ChatEvent) -> Result<(), ApiError> {
         match event {
-            ChatEvent::Progress { .. } | ChatEvent::ToolCallEnd { .. } => {}
+            // Calls come whole here, so that none breaks off.
+            ChatEvent::Progress { .. }
+            | ChatEvent::Experts(_)
+            | ChatEvent::ToolCallEnd { .. }
+            | ChatEvent::ToolCallBroken { .. } => {}
             ChatEvent::Text(text) => self.text.push_str(&text),
             ChatEvent::Reasoning(text) => self.reasoning.get_or_insert_default().push_str(&text),
             ChatEvent::ToolCallBegin { id, name, .. } => {
@@ -381,21 +348,5 @@ impl Draft {
         let Self { text, reasoning, tool_calls, logprobs, done } = self;
         let done = done.ok_or_else(|| ApiError::internal("the model stopped without an answer: try again"))?;
         Ok(ChatAnswer { text, reasoning, tool_calls, logprobs, done })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_text_in_pieces_is_the_text() {
-        for text in ["", "a", "abcdef", "äöüß€", "{\"a\":\"日本\"}"] {
-            for bytes in 4..8 {
-                let cut: Vec<&str> = pieces(text, bytes).collect();
-                assert_eq!(cut.concat(), text);
-                assert!(cut.iter().all(|piece| piece.len() <= bytes));
-            }
-        }
     }
 }

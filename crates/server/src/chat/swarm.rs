@@ -6,9 +6,9 @@ use std::time::Instant;
 use hublabio_runtime::Error;
 use hublabio_runtime::ai::{Message, SamplingConfig, Stats};
 use hublabio_runtime::moe::{AnswerOptions, Error as MoeError, Flow, SessionId, SwarmAnswer, SwarmPiece, SwarmRequest};
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use hublabio_runtime::node::AnswerSink as _;
 
-use super::stream::Raw;
+use super::channel::{Raw, channel};
 use super::{AnswerFormat, AnsweredBy, ChatDone, ChatEvent, ChatFinish, ChatRequest, ChatStream, Input, ToolChoice};
 use crate::config::SwarmSource;
 use crate::error::ApiError;
@@ -25,8 +25,11 @@ pub(super) async fn start(
     let question = Question::read(&request)?;
     let opener = app.clone();
     let swarm = blocking(move || opener.open_swarm(&source)).await?;
-    let pinned = match &request.expert {
-        Some(expert) => Some(swarm.expert_id(expert).map_err(|error| ApiError::field("expert", error.to_string()))?),
+    let pinned = match &request.swarm.expert {
+        Some(expert) => {
+            let unknown = |error: Error| ApiError::field("hublab.expert", error.to_string()).coded("invalid_value");
+            Some(swarm.expert_id(expert).map_err(unknown)?)
+        }
         None => None,
     };
     let generation = if request.sampling.is_empty() && request.stop.is_empty() {
@@ -43,28 +46,39 @@ pub(super) async fn start(
     if waiting >= queue_max {
         return Err(Error::Busy { waiting }.into());
     }
-    let (sender, receiver) = unbounded_channel();
+    let (sender, receiver) = channel(app.heap());
     let asked_for = SwarmRequest {
         pinned,
-        session: request.session.map(SessionId),
+        session: request.swarm.session.map(SessionId),
         max_tokens: request.max_tokens,
         ..SwarmRequest::new(question.text)
     };
     let options = AnswerOptions { history: question.history, generation };
     tokio::task::spawn_blocking(move || {
         let _place = place;
+        let mut at_work: Vec<String> = Vec::new();
         let answer = swarm.answer(&asked_for, &options, &mut |piece| {
-            if sender.is_closed() {
-                return Flow::Break(());
+            let event = match piece {
+                SwarmPiece::Text(text) if !text.is_empty() => Some(ChatEvent::Text(text.to_owned())),
+                SwarmPiece::Started { name, .. } if !at_work.iter().any(|other| other == name) => {
+                    at_work.push(name.to_owned());
+                    Some(ChatEvent::Experts(at_work.clone()))
+                }
+                SwarmPiece::Failed { name, .. } => {
+                    // Who is asked in its place starts next; without anyone the end says what happened.
+                    at_work.retain(|other| other != name);
+                    None
+                }
+                _ => None,
+            };
+            match event {
+                Some(event) => sender.send(Raw::Event(event)),
+                None if sender.is_closed() => Flow::Break(()),
+                None => Flow::Continue(()),
             }
-            if let SwarmPiece::Text(text) = piece
-                && !text.is_empty()
-            {
-                send(&sender, ChatEvent::Text(text.to_owned()));
-            }
-            Flow::Continue(())
         });
-        send(&sender, last_event(answer, asked_for.max_tokens, asked));
+        // Who is gone needs no answer.
+        let _ = sender.send(Raw::Event(last_event(answer, asked_for.max_tokens, asked)));
     });
     Ok(ChatStream::of_events(app, name, receiver, asked))
 }
@@ -76,11 +90,6 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.0.swarm_questions().fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-fn send(sender: &UnboundedSender<(usize, Raw)>, event: ChatEvent) {
-    // Who is gone needs no answer.
-    let _ = sender.send((0, Raw::Event(event)));
 }
 
 /// What a swarm can be asked.

@@ -5,9 +5,10 @@
 //! away, what was written is on the disk before the last event says so. A client that goes away stops the answer: nobody
 //! reads it, and the machine has better things to do. What is written until then is kept as `stopped`.
 //!
-//! Events, each with a JSON object as data: `start {user, parent, conversation}`, `progress {read, total}`, `reasoning
-//! {text}`, `delta {text}`, and last `done {message, conversation}` or `error {error, message, conversation}`; `message` is
-//! null when nothing was written, `conversation` when none is kept.
+//! Events, each with a JSON object as data: `start {user, parent, conversation}`, `progress {read, total}`, `experts
+//! {names}` (who of a swarm is at work, each time it changes), `reasoning {text}`, `delta {text}`, and last `done {message,
+//! conversation}` or `error {error, message, conversation}`; `message` is null when nothing was written, `conversation`
+//! when none is kept.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -34,6 +35,8 @@ use crate::limits::JsonBody;
 use crate::sse::{self, EventSource};
 use crate::state::{App, blocking};
 
+/// Room that there must be for an answer before it is asked for: what could not be kept would be lost.
+const ANSWER_ROOM_BYTES: u64 = 64 << 10;
 /// Events that wait for a slow client; the answer waits with them.
 const EVENTS_MAX: usize = 64;
 
@@ -90,7 +93,7 @@ pub struct UnkeptMessage {
 /// Asks in a conversation. The question and the answer are kept.
 #[utoipa::path(post, path = "/api/conversations/{id}/answer", tag = "conversations", params(("id" = String, Path)),
     request_body = AnswerRequest, responses(
-    (status = 200, content_type = "text/event-stream", body = String, description = "`start`, `progress`, `reasoning`, `delta`, then `done` or `error`"),
+    (status = 200, content_type = "text/event-stream", body = String, description = "`start`, `progress`, `experts`, `reasoning`, `delta`, then `done` or `error`"),
     (status = 409, description = "Too many answers of this conversation are being written")))]
 pub(crate) async fn answer(
     State(app): State<App>,
@@ -101,7 +104,8 @@ pub(crate) async fn answer(
     let request: AnswerRequest = read_json(body)?;
     let asker = store.clone();
     let conversation_id = id.clone();
-    let (question, asked) = blocking(move || prepare(&asker, &conversation_id, request)).await?;
+    let (question, mut asked) = blocking(move || prepare(&asker, &conversation_id, request)).await?;
+    fit_to_model(&app, &mut asked)?;
     let stop = app.conversations().begin(&id)?;
     let running = Running { app: app.clone(), id: id.clone(), stop };
     let begun = Instant::now();
@@ -121,7 +125,7 @@ pub(crate) async fn answer(
 
 /// Asks without keeping anything.
 #[utoipa::path(post, path = "/api/answer", tag = "conversations", request_body = UnkeptRequest, responses(
-    (status = 200, content_type = "text/event-stream", body = String, description = "`progress`, `reasoning`, `delta`, then `done` or `error`")))]
+    (status = 200, content_type = "text/event-stream", body = String, description = "`progress`, `experts`, `reasoning`, `delta`, then `done` or `error`")))]
 pub(crate) async fn answer_unkept(State(app): State<App>, body: JsonBody) -> Result<Response, ApiError> {
     let UnkeptRequest { messages, model, settings } = read_json(body)?;
     let limits = app.conversations().limits();
@@ -143,7 +147,8 @@ pub(crate) async fn answer_unkept(State(app): State<App>, body: JsonBody) -> Res
         return Err(ApiError::field("messages", "the last message must be the user's").coded("invalid_value"));
     }
     let begun = Instant::now();
-    let asked = chat_request(&turns.iter().collect::<Vec<_>>(), model, &settings, None);
+    let mut asked = chat_request(&turns.iter().collect::<Vec<_>>(), model, &settings, None);
+    fit_to_model(&app, &mut asked)?;
     let context_tokens = context_of(&app, asked.model.as_deref()).await;
     let stream = chat::start(&app, asked).await?;
     let answer = Message { model: Some(stream.model().to_owned()), ..Message::assistant(0, "") };
@@ -186,9 +191,13 @@ fn prepare(
             _ => return Err(ApiError::field("text", "without `text`, `parent` must be a message of the user")),
         },
     };
+    let (mut messages, mut bytes) = (1, ANSWER_ROOM_BYTES);
     if let Question::New(message) = &question {
         turns.push(message);
+        messages += 1;
+        bytes += message.content_bytes() as u64;
     }
+    store.check_room(&conversation.head, messages, bytes)?;
     let model = model.filter(|name| !name.is_empty());
     let model = model.or_else(|| Some(conversation.head.model.clone()).filter(|name| !name.is_empty()));
     let request = chat_request(&turns, model, &settings, Some(id));
@@ -218,10 +227,24 @@ fn chat_request(
         ..SamplingChanges::default()
     };
     request.max_tokens = settings.max_tokens.map(|n| n as usize);
-    request.expert.clone_from(&settings.expert);
+    request.swarm.expert.clone_from(&settings.expert);
     // The ids are random, so half of one tells conversations apart.
-    request.session = id.and_then(|id| u64::from_str_radix(&id.as_str()[..16], 16).ok());
+    request.swarm.session = id.and_then(|id| u64::from_str_radix(&id.as_str()[..16], 16).ok());
     request
+}
+
+/// A conversation with a single model has no session, and no expert can answer in it.
+fn fit_to_model(app: &App, asked: &mut ChatRequest) -> Result<(), ApiError> {
+    let model = asked.model.as_deref().unwrap_or(&app.config().default_model);
+    if app.swarm_source(model).is_some() {
+        return Ok(());
+    }
+    asked.swarm.session = None;
+    if asked.swarm.expert.is_some() {
+        let message = format!("`settings.expert` is for swarms, and `{model}` is a single model: take it out");
+        return Err(ApiError::field("settings.expert", message).coded("unsupported_parameter"));
+    }
+    Ok(())
 }
 
 /// Puts the question on the disk; gives the conversation, the id of the question, and the question if it is new.
@@ -327,13 +350,15 @@ impl Writer {
 
     /// Adds what came to the answer, and makes an event of it.
     fn take(&mut self, event: ChatEvent) -> Option<Event> {
-        if self.first_token_ms.is_none() && !matches!(event, ChatEvent::Progress { .. }) {
+        let is_before_tokens = matches!(event, ChatEvent::Progress { .. } | ChatEvent::Experts(_));
+        if self.first_token_ms.is_none() && !is_before_tokens {
             self.first_token_ms = u64::try_from(self.begun.elapsed().as_millis()).ok();
         }
         let text = match event {
             ChatEvent::Progress { read, total } => {
                 return Some(self::event("progress", &json!({ "read": read, "total": total })));
             }
+            ChatEvent::Experts(names) => return Some(self::event("experts", &json!({ "names": names }))),
             ChatEvent::Reasoning(text) => {
                 self.answer.reasoning.push_str(&text);
                 return Some(self::event("reasoning", &json!({ "text": text })));
@@ -395,7 +420,7 @@ impl Writer {
 fn complete(answer: &mut Message, done: ChatDone, first_token_ms: Option<u64>, context_tokens: Option<u64>) {
     answer.finish = Some(match done.finish {
         ChatFinish::End | ChatFinish::Stop(_) | ChatFinish::ToolCalls => Finish::Stop,
-        ChatFinish::Length => Finish::Length,
+        ChatFinish::Length | ChatFinish::ContextFull => Finish::Length,
         ChatFinish::Cancelled => Finish::Stopped,
     });
     // Shorter numbers, which come back from JSON as they were.

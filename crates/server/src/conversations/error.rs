@@ -64,6 +64,9 @@ pub enum StoreError {
         /// Why.
         source: std::io::Error,
     },
+    /// There is no room on the disk.
+    #[error("the disk is full: free some space and try again; what was kept before is still there")]
+    DiskFull,
     /// Reading or writing failed.
     #[error("the store of conversations failed: {0}")]
     Storage(Box<redb::Error>),
@@ -88,5 +91,12 @@ impl StoreError {
 
 /// Any of the database's errors as ours.
 pub(super) fn storage(error: impl Into<redb::Error>) -> StoreError {
-    StoreError::Storage(Box::new(error.into()))
+    let error = error.into();
+    if is_full(&error) { StoreError::DiskFull } else { StoreError::Storage(Box::new(error)) }
+}
+
+/// Whether the disk, or what of it may be used, is full.
+pub(super) fn is_full(error: &redb::Error) -> bool {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error, redb::Error::Io(error) if matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge))
 }

@@ -25,11 +25,12 @@ use utoipa::{IntoParams, ToSchema};
 use super::transfer::envelope;
 use super::{
     Conversation, ConversationChange, ConversationHead, ConversationId, ConversationPage, ConversationStore,
-    NewConversation, PageCursor, SearchResult, StorageStatus, StoreLimits, answer, export_json, export_markdown,
+    NewConversation, PageCursor, SearchResult, StorageStatus, StoreError, StoreLimits, answer, export_json,
+    export_markdown,
 };
 use crate::error::ApiError;
 use crate::limits::{JsonBody, read_body_within};
-use crate::security::Client;
+use crate::security::{Client, is_of_foreign_page};
 use crate::state::{App, blocking};
 
 /// Conversations in one part of the list, where the request does not say.
@@ -56,13 +57,19 @@ pub(super) fn now_ms() -> u64 {
     u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The conversations that a request may see.
+/// The conversations that a request may see. Pages of other origins see none: they could not read an answer, but tell by
+/// the time that a search takes what is in them.
 pub(crate) struct Store(pub ConversationStore);
 
 impl FromRequestParts<App> for Store {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        if is_of_foreign_page(&parts.headers, app.config()) {
+            let message =
+                "pages of other origins may not look at conversations: start the service with --cors-origin ORIGIN";
+            return Err(ApiError::new(StatusCode::FORBIDDEN, message).coded("origin_not_allowed"));
+        }
         let owner = parts.extensions.get::<Client>().map_or("", |client| &*client.name);
         app.conversations().of(owner).map(Self)
     }
@@ -109,6 +116,8 @@ pub struct About {
     storage: StorageStatus,
     /// What a conversation may be at most.
     limits: StoreLimits,
+    /// Bytes of a file that is imported.
+    import_bytes: usize,
     /// The swarms and their experts.
     swarms: Vec<SwarmAbout>,
 }
@@ -157,6 +166,7 @@ pub(crate) async fn about(State(app): State<App>) -> Result<Json<About>, ApiErro
         default_model: app.config().default_model.clone(),
         storage: app.conversations().status(),
         limits: app.conversations().limits().clone(),
+        import_bytes: import_bytes(&app),
         swarms,
     }))
 }
@@ -222,11 +232,30 @@ pub(crate) async fn create(
     blocking(move || Ok((StatusCode::CREATED, Json(store.create(new, now_ms())?)))).await
 }
 
+/// A conversation, and what is known of it beside what is kept.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = conversations::OpenConversation)]
+pub(crate) struct OpenConversation {
+    #[serde(flatten)]
+    conversation: Conversation,
+    /// Whether an answer is being written, for whomever; it is not among the messages yet.
+    writing: bool,
+}
+
 /// A conversation with all branches.
 #[utoipa::path(get, path = "/api/conversations/{id}", tag = "conversations", params(("id" = String, Path)), responses(
-    (status = 200, body = Conversation, description = "The conversation")))]
-pub(crate) async fn read(Store(store): Store, Id(id): Id) -> Result<Json<Conversation>, ApiError> {
-    blocking(move || Ok(Json(store.get(&id)?))).await
+    (status = 200, body = OpenConversation, description = "The conversation")))]
+pub(crate) async fn read(
+    State(app): State<App>,
+    Store(store): Store,
+    Id(id): Id,
+) -> Result<Json<OpenConversation>, ApiError> {
+    blocking(move || {
+        // Asked first: an answer that ends in between is among the messages then.
+        let writing = app.conversations().is_writing(&id);
+        Ok(Json(OpenConversation { conversation: store.get(&id)?, writing }))
+    })
+    .await
 }
 
 /// Changes title, model, settings, or the branch that is shown.
@@ -348,31 +377,41 @@ pub(crate) async fn export_all(Store(store): Store) -> Result<Response, ApiError
         move || Ok(store.ids()?)
     })
     .await?;
-    tokio::task::spawn_blocking(move || {
-        let (head, tail) = envelope();
-        let mut separator = head;
-        for id in ids {
-            let conversation = match store.get(&id) {
-                Ok(conversation) => conversation,
-                // Deleted since the list was made.
-                Err(super::StoreError::NoConversation(_)) => continue,
-                Err(error) => {
-                    // The connection breaks, so that half a file does not pass for a whole one.
-                    let _ = sender.blocking_send(Err(std::io::Error::other(error)));
-                    return;
-                }
-            };
-            let json = serde_json::to_string(&conversation).map_err(std::io::Error::from);
-            let piece = json.map(|json| Bytes::from(std::mem::replace(&mut separator, ",\n".into()) + &json));
-            if sender.blocking_send(piece).is_err() {
-                return;
-            }
-        }
-        // Without conversations the head is still to be written.
-        let end = if separator == ",\n" { tail.to_owned() } else { separator + tail };
-        let _ = sender.blocking_send(Ok(Bytes::from(end)));
-    });
+    tokio::spawn(write_all(store, ids, sender));
     Ok(file("application/json", "json", Body::from_stream(Pieces(receiver))))
+}
+
+/// Writes the file of all conversations. No thread waits for a client that is slow.
+async fn write_all(store: ConversationStore, ids: Vec<ConversationId>, client: mpsc::Sender<std::io::Result<Bytes>>) {
+    let (head, tail) = envelope();
+    let mut separator = head;
+    for id in ids {
+        let store = store.clone();
+        let json = tokio::task::spawn_blocking(move || match store.get(&id) {
+            Ok(conversation) => serde_json::to_string(&conversation).map(Some).map_err(std::io::Error::from),
+            // Deleted since the list was made.
+            Err(StoreError::NoConversation(_)) => Ok(None),
+            // Those that can be read are to be had; the list shows which cannot.
+            Err(error @ StoreError::Damaged(_)) => {
+                tracing::error!(%error, "a conversation was left out of an exported file");
+                Ok(None)
+            }
+            // The connection breaks, so that half a file does not pass for a whole one.
+            Err(error) => Err(std::io::Error::other(error)),
+        });
+        let piece = match json.await.map_err(std::io::Error::other).flatten() {
+            Ok(Some(json)) => Ok(Bytes::from(std::mem::replace(&mut separator, ",\n".into()) + &json)),
+            Ok(None) => continue,
+            Err(error) => Err(error),
+        };
+        let has_failed = piece.is_err();
+        if client.send(piece).await.is_err() || has_failed {
+            return;
+        }
+    }
+    // Without conversations the head is still to be written.
+    let end = if separator == ",\n" { tail.to_owned() } else { separator + tail };
+    let _ = client.send(Ok(Bytes::from(end))).await;
 }
 
 struct Pieces(mpsc::Receiver<std::io::Result<Bytes>>);
@@ -395,6 +434,12 @@ fn file(kind: &'static str, extension: &str, body: Body) -> Response {
     response
 }
 
+/// A quarter of what all requests together may hold: an export of many conversations is larger than any question, and is
+/// held twice while it is read.
+fn import_bytes(app: &App) -> usize {
+    app.config().limits.heap_bytes / 4
+}
+
 /// What was imported.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = conversations::Imported)]
@@ -412,10 +457,12 @@ pub(crate) async fn import(
     Store(store): Store,
     request: Request,
 ) -> Result<(StatusCode, Json<Imported>), ApiError> {
-    // Half of what all bodies together may take: an export of many conversations is larger than any question.
-    let bytes_max = app.config().limits.bodies_bytes / 2;
-    let bytes = read_body_within(request, &app, bytes_max).await?;
-    blocking(move || Ok((StatusCode::CREATED, Json(Imported { ids: store.import(&bytes)? })))).await
+    let (bytes, share) = read_body_within(request, &app, import_bytes(&app)).await?;
+    blocking(move || {
+        let _share = share;
+        Ok((StatusCode::CREATED, Json(Imported { ids: store.import(&bytes)? })))
+    })
+    .await
 }
 
 /// How many answers were ended.

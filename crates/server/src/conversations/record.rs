@@ -269,10 +269,15 @@ impl Message {
         }
     }
 
+    /// Bytes of all that is said in it, its files included.
+    pub(super) fn content_bytes(&self) -> usize {
+        let files: usize = self.attachments.iter().map(|file| file.name.len() + file.text.len()).sum();
+        self.text.len() + self.reasoning.len() + files
+    }
+
     /// Refuses what is too large, and what its role cannot have.
     pub fn check(&self, limits: &StoreLimits) -> Result<()> {
-        let files: usize = self.attachments.iter().map(|file| file.name.len() + file.text.len()).sum();
-        check_bytes("the message", self.text.len() + self.reasoning.len() + files, limits.message_bytes)?;
+        check_bytes("the message", self.content_bytes(), limits.message_bytes)?;
         if self.attachments.len() > limits.attachments {
             return Err(StoreError::too_large("attachments of a message", self.attachments.len(), limits.attachments));
         }
@@ -325,6 +330,15 @@ pub struct ConversationHead {
     /// Bytes that the messages take in the store.
     #[serde(default)]
     pub bytes: u64,
+}
+
+impl ConversationHead {
+    /// What stands in the list for a head that cannot be read.
+    pub(super) fn damaged(id: &str, updated: u64) -> Result<Self> {
+        let id = ConversationId::parse(id).ok_or_else(|| StoreError::Damaged(id.to_owned()))?;
+        let (title, model, settings) = ("(damaged)".into(), String::new(), Settings::default());
+        Ok(Self { id, title, created: updated, updated, model, settings, active: None, message_count: 0, bytes: 0 })
+    }
 }
 
 /// A whole conversation.
@@ -409,6 +423,10 @@ pub struct StoreLimits {
     pub name_bytes: usize,
     /// Bytes of a note.
     pub note_bytes: usize,
+    /// Bytes of the store's pages in memory.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub cache_bytes: usize,
 }
 
 impl Default for StoreLimits {
@@ -425,6 +443,7 @@ impl Default for StoreLimits {
             system_bytes: 64 << 10,
             name_bytes: 400,
             note_bytes: 4_000,
+            cache_bytes: 8 << 20,
         }
     }
 }
@@ -434,6 +453,22 @@ impl StoreLimits {
     pub(super) fn check_names(&self, title: &str, model: &str) -> Result<()> {
         check_bytes("the title", title.len(), self.title_bytes)?;
         check_bytes("the name of a model", model.len(), self.name_bytes)
+    }
+
+    /// Refuses a conversation of so many messages and bytes, or a store of so many bytes.
+    pub(super) fn check_size(&self, messages: u32, bytes: u64, total_bytes: u64) -> Result<()> {
+        let begin_another = "begin a new conversation";
+        let make_room = "export and delete conversations that you no longer need";
+        for (what, amount, limit, advice) in [
+            ("messages of a conversation", u64::from(messages), u64::from(self.messages), begin_another),
+            ("bytes of a conversation", bytes, self.conversation_bytes, begin_another),
+            ("bytes of all conversations", total_bytes, self.total_bytes, make_room),
+        ] {
+            if amount > limit {
+                return Err(StoreError::TooLarge { what, amount, limit, advice });
+            }
+        }
+        Ok(())
     }
 }
 

@@ -90,9 +90,15 @@ impl ConversationStore {
     }
 }
 
-/// Letter by letter, so that places can be counted; a final sigma is a sigma.
+/// Letter by letter, so that places can be counted.
 fn lower(text: &str) -> impl Iterator<Item = char> + '_ {
-    text.chars().flat_map(char::to_lowercase).map(|letter| if letter == 'ς' { 'σ' } else { letter })
+    text.chars().flat_map(lower_letter)
+}
+
+/// A final sigma is a sigma; the end of a line is a blank, as it is where excerpts are shown.
+fn lower_letter(letter: char) -> impl Iterator<Item = char> {
+    let letter = if letter.is_whitespace() { ' ' } else { letter };
+    letter.to_lowercase().map(|letter| if letter == 'ς' { 'σ' } else { letter })
 }
 
 /// The text around the first place of `needle`, which is in lower case, on one line.
@@ -109,7 +115,7 @@ fn excerpt(text: &str, needle: &str) -> Option<String> {
             end = index;
             break;
         }
-        passed += character.to_lowercase().map(char::len_utf8).sum::<usize>();
+        passed += lower_letter(character).map(char::len_utf8).sum::<usize>();
     }
     let from = text[..begin].char_indices().rev().nth(AROUND).map_or(0, |(index, _)| index);
     let to = text[end..].char_indices().nth(AROUND).map_or(text.len(), |(index, _)| end + index);
@@ -133,6 +139,8 @@ mod tests {
         check("How do I use TAR?", "zip", None);
         check("ΟΔΟΣ", "οδος", Some("ΟΔΟΣ"));
         check("one\n\ntwo", "O", Some("one two"));
+        check("What does\ntar do?", "does tar", Some("What does tar do?"));
+        check("100\u{a0}km", "100 KM", Some("100 km"));
     }
 
     #[test]

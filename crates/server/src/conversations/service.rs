@@ -37,8 +37,7 @@ pub struct StorageStatus {
 impl Conversations {
     /// Opens the store in a folder; `None` keeps nothing. A store that cannot be opened is no reason not to serve: the page
     /// says why nothing is kept.
-    pub fn open(folder: Option<&Path>) -> Self {
-        let limits = StoreLimits::default();
+    pub fn open(folder: Option<&Path>, limits: StoreLimits) -> Self {
         let store = match folder {
             None => Err(StorageStatus {
                 state: "off",
@@ -58,6 +57,11 @@ impl Conversations {
             Ok(_) => StorageStatus { state: "on", reason: String::new() },
             Err(status) => status.clone(),
         }
+    }
+
+    /// Bytes of memory that the store may hold.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.store.as_ref().map_or(0, |_| self.limits.cache_bytes)
     }
 
     /// What a conversation may be at most.
@@ -106,6 +110,11 @@ impl Conversations {
         }
     }
 
+    /// Whether an answer of the conversation is being written.
+    pub(super) fn is_writing(&self, id: &ConversationId) -> bool {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id)
+    }
+
     /// Waits until no answer is being written, for a short while: what a service that ends was writing is kept.
     pub(crate) async fn settle(&self) {
         for _ in 0..100 {
@@ -137,6 +146,7 @@ impl From<StoreError> for ApiError {
             | StoreError::NotAStore { .. }
             | StoreError::Version { .. }
             | StoreError::File { .. } => Self::unavailable(message).coded("storage_unavailable"),
+            StoreError::DiskFull => Self::new(StatusCode::INSUFFICIENT_STORAGE, message).coded("disk_full"),
             StoreError::Storage(_) | StoreError::Damaged(_) | StoreError::Random(_) => {
                 Self::internal(message).coded("storage_failed")
             }

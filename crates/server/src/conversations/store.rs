@@ -15,16 +15,15 @@
 //! another owner; limits count all of them together.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use redb::{Builder, Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, ReadableTable};
-use redb::{ReadableTableMetadata, Table, TableDefinition, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::disk::{Disk, create_folder};
 use super::error::{Result, StoreError, storage};
 use super::record::{
     Conversation, ConversationChange, ConversationHead, ConversationId, Message, MessageId, NewConversation, Role,
@@ -35,8 +34,6 @@ use super::record::{
 pub const FILE_NAME: &str = "conversations.redb";
 /// The format of the records. Raise it when an older program could not read them.
 const FORMAT: u64 = 1;
-/// Memory for the database's pages. Its default of 1 GiB is more than many machines have.
-const CACHE_BYTES: usize = 8 << 20;
 /// After every id, whose characters are digits and the letters to f.
 const LAST: &str = "~";
 /// Files that have so much more than what is kept are made smaller at the start.
@@ -56,9 +53,8 @@ pub struct ConversationStore {
 
 /// The file, which all owners share.
 struct Shared {
-    database: Database,
+    disk: Disk,
     limits: StoreLimits,
-    path: PathBuf,
 }
 
 /// A part of the list, the latest first.
@@ -97,29 +93,25 @@ impl ConversationStore {
     pub fn open(folder: &Path, limits: StoreLimits) -> Result<Self> {
         create_folder(folder)?;
         let path = folder.join(FILE_NAME);
-        let file = open_file(&path)?;
         // The database was not written for files that somebody made: what it asserts of a page must not end the service.
-        let opened = catch_unwind(AssertUnwindSafe(|| Self::open_file(file, &path, limits)));
+        let opened = catch_unwind(AssertUnwindSafe(|| Self::open_file(&path, limits)));
         opened.unwrap_or_else(|_| {
             Err(StoreError::NotAStore { path: path.clone(), reason: String::from("its pages contradict each other") })
         })
     }
 
-    fn open_file(file: File, path: &Path, limits: StoreLimits) -> Result<Self> {
-        let file_bytes = file.metadata().map_err(|source| StoreError::File { path: path.to_owned(), source })?.len();
-        let not_a_store =
-            |error: redb::Error| StoreError::NotAStore { path: path.to_owned(), reason: error.to_string() };
-        let database = Builder::new().set_cache_size(CACHE_BYTES).create_file(file).map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
-            error => not_a_store(error.into()),
-        })?;
-        let mut shared = Shared { database, limits, path: path.to_owned() };
+    fn open_file(path: &Path, limits: StoreLimits) -> Result<Self> {
+        let file_bytes = std::fs::metadata(path).map_or(0, |file| file.len());
+        let shared = Shared { disk: Disk::open(path, limits.cache_bytes)?, limits };
         let stored_bytes = shared.prepare().map_err(|error| match error {
-            StoreError::Storage(error) => not_a_store(*error),
+            StoreError::Storage(error) => StoreError::NotAStore { path: path.to_owned(), reason: error.to_string() },
             error => error,
         })?;
         if file_bytes > SLACK_BYTES && file_bytes / 4 > stored_bytes {
-            shared.database.compact().map_err(storage)?;
+            // A file that stays large is no reason to keep nothing: moving its pages takes room that the disk may not have.
+            if let Err(error) = shared.disk.compact() {
+                tracing::warn!(%error, "{} could not be made smaller", path.display());
+            }
         }
         Ok(Self { shared: Arc::new(shared), owner: Arc::from("") })
     }
@@ -137,7 +129,7 @@ impl ConversationStore {
 
     /// Where.
     pub fn path(&self) -> &Path {
-        &self.shared.path
+        self.shared.disk.path()
     }
 
     /// Bytes of all messages.
@@ -159,17 +151,19 @@ impl ConversationStore {
             message_count: 0,
             bytes: 0,
         };
-        self.insert(vec![Conversation { head: head.clone(), messages: Vec::new() }])?;
+        let conversation = Conversation { head: head.clone(), messages: Vec::new() };
+        self.insert(std::iter::once(Ok(conversation)))?;
         Ok(head)
     }
 
     /// Adds whole conversations under ids that are new, all or none.
-    pub(super) fn insert(&self, conversations: Vec<Conversation>) -> Result<()> {
-        let transaction = self.shared.write()?;
+    pub(super) fn insert(&self, conversations: impl ExactSizeIterator<Item = Result<Conversation>>) -> Result<()> {
+        let transaction = self.shared.disk.begin_write()?;
         {
             let mut tables = self.tables(&transaction)?;
             tables.reserve_conversations(conversations.len() as u64)?;
-            for Conversation { mut head, messages } in conversations {
+            for conversation in conversations {
+                let Conversation { mut head, messages } = conversation?;
                 self.shared.limits.check_names(&head.title, &head.model)?;
                 head.settings.check(&self.shared.limits)?;
                 (head.message_count, head.bytes) = (0, 0);
@@ -194,12 +188,17 @@ impl ConversationStore {
         let mut page = ConversationPage { conversations: Vec::new(), next: None };
         for entry in range.map_err(storage)?.rev() {
             let entry = entry.map_err(storage)?;
-            let (_, _, id) = entry.0.value();
+            let (_, updated, id) = entry.0.value();
             if page.conversations.len() == limit {
                 page.next = page.conversations.last().map(|head| PageCursor(format!("{}-{}", head.updated, head.id)));
                 break;
             }
-            page.conversations.push(read_head(&heads, &self.owner, id)?);
+            let head = match read_head(&heads, &self.owner, id) {
+                // Those beside it can be read all the same, and this one can be deleted.
+                Err(StoreError::Damaged(_)) => ConversationHead::damaged(id, updated)?,
+                head => head?,
+            };
+            page.conversations.push(head);
         }
         Ok(page)
     }
@@ -234,7 +233,7 @@ impl ConversationStore {
     /// Changes title, model, settings or the branch that is shown. Choosing a branch is not news: it does not move the
     /// conversation to the top of the list.
     pub fn update(&self, id: &ConversationId, change: ConversationChange, now_ms: u64) -> Result<ConversationHead> {
-        let transaction = self.shared.write()?;
+        let transaction = self.shared.disk.begin_write()?;
         let head = {
             let mut tables = self.tables(&transaction)?;
             let mut head = read_head(&tables.heads, &self.owner, id.as_str())?;
@@ -269,7 +268,7 @@ impl ConversationStore {
         mut message: Message,
         now_ms: u64,
     ) -> Result<(ConversationHead, Message)> {
-        let transaction = self.shared.write()?;
+        let transaction = self.shared.disk.begin_write()?;
         let head = {
             let mut tables = self.tables(&transaction)?;
             let mut head = read_head(&tables.heads, &self.owner, id.as_str())?;
@@ -296,31 +295,32 @@ impl ConversationStore {
         Ok((head, message))
     }
 
+    /// Refuses so many more messages and bytes, if a conversation or the store has no room for them.
+    pub(super) fn check_room(&self, head: &ConversationHead, messages: u32, bytes: u64) -> Result<()> {
+        let count = head.message_count.saturating_add(messages);
+        self.shared.limits.check_size(count, head.bytes + bytes, self.stored_bytes()? + bytes)
+    }
+
     /// Takes a conversation away.
     pub fn delete(&self, id: &ConversationId) -> Result<()> {
-        let transaction = self.shared.write()?;
-        {
-            let mut tables = self.tables(&transaction)?;
-            let head = read_head(&tables.heads, &self.owner, id.as_str())?;
-            tables.remove(&head)?;
-        }
+        let transaction = self.shared.disk.begin_write()?;
+        self.tables(&transaction)?.remove(id)?;
         transaction.commit().map_err(storage)
     }
 
     /// Takes all conversations of the owner away and says how many there were.
     pub fn delete_all(&self) -> Result<u64> {
         let ids = self.ids()?;
-        let transaction = self.shared.write()?;
+        let transaction = self.shared.disk.begin_write()?;
         let mut count = 0;
         {
             let mut tables = self.tables(&transaction)?;
             for id in ids {
-                match read_head(&tables.heads, &self.owner, id.as_str()) {
-                    Ok(head) => tables.remove(&head)?,
-                    Err(StoreError::NoConversation(_)) => continue,
+                match tables.remove(&id) {
+                    Ok(()) => count += 1,
+                    Err(StoreError::NoConversation(_)) => {}
                     Err(error) => return Err(error),
                 }
-                count += 1;
             }
         }
         transaction.commit().map_err(storage)?;
@@ -368,7 +368,7 @@ impl ConversationStore {
     }
 
     pub(super) fn read(&self) -> Result<ReadTransaction> {
-        self.shared.database.begin_read().map_err(storage)
+        self.shared.disk.begin_read()
     }
 
     fn tables<'t>(&'t self, transaction: &'t WriteTransaction) -> Result<Tables<'t>> {
@@ -391,7 +391,7 @@ impl ConversationStore {
 impl Shared {
     /// Makes the tables of a new file and checks the format of an old one; gives the bytes of all messages.
     fn prepare(&self) -> Result<u64> {
-        let transaction = self.write()?;
+        let transaction = self.disk.begin_write()?;
         let stored_bytes;
         {
             transaction.open_table(HEADS).map_err(storage)?;
@@ -404,18 +404,14 @@ impl Shared {
                     totals.insert("format", FORMAT).map_err(storage)?;
                 }
                 Some(FORMAT) => {}
-                Some(found) => return Err(StoreError::Version { path: self.path.clone(), found, expected: FORMAT }),
+                Some(found) => {
+                    return Err(StoreError::Version { path: self.disk.path().to_owned(), found, expected: FORMAT });
+                }
             }
             stored_bytes = totals.get("bytes").map_err(storage)?.map_or(0, |value| value.value());
         }
         transaction.commit().map_err(storage)?;
         Ok(stored_bytes)
-    }
-
-    fn write(&self) -> Result<WriteTransaction> {
-        let mut transaction = self.database.begin_write().map_err(storage)?;
-        transaction.set_durability(Durability::Immediate).map_err(storage)?;
-        Ok(transaction)
     }
 }
 
@@ -485,20 +481,8 @@ impl Tables<'_> {
         let json = encode(message, head.id.as_str())?;
         head.message_count += 1;
         head.bytes += json.len() as u64;
-        let begin_another = "begin a new conversation";
-        let too_large = |what, amount, limit, advice| Err(StoreError::TooLarge { what, amount, limit, advice });
-        if head.message_count > limits.messages {
-            let (amount, limit) = (u64::from(head.message_count), u64::from(limits.messages));
-            return too_large("messages of a conversation", amount, limit, begin_another);
-        }
-        if head.bytes > limits.conversation_bytes {
-            return too_large("bytes of a conversation", head.bytes, limits.conversation_bytes, begin_another);
-        }
         let total = self.total()? + json.len() as u64;
-        if total > limits.total_bytes {
-            let advice = "export and delete conversations that you no longer need";
-            return too_large("bytes of all conversations", total, limits.total_bytes, advice);
-        }
+        limits.check_size(head.message_count, head.bytes, total)?;
         self.messages.insert((head.id.as_str(), message.id), json.as_slice()).map_err(storage)?;
         self.totals.insert("bytes", total).map_err(storage)?;
         Ok(())
@@ -515,14 +499,41 @@ impl Tables<'_> {
         Ok(())
     }
 
-    fn remove(&mut self, head: &ConversationHead) -> Result<()> {
-        let id = head.id.as_str();
-        self.messages.retain_in((id, 0)..=(id, MessageId::MAX), |_, _| false).map_err(storage)?;
-        self.recent.remove((self.owner, head.updated, id)).map_err(storage)?;
+    /// Takes a conversation away, also one whose head is damaged.
+    fn remove(&mut self, id: &ConversationId) -> Result<()> {
+        let updated = match read_head(&self.heads, self.owner, id.as_str()) {
+            Ok(head) => Some(head.updated),
+            Err(StoreError::Damaged(_)) => self.place_in_list(id)?,
+            Err(error) => return Err(error),
+        };
+        let id = id.as_str();
+        let mut bytes = 0;
+        let messages = (id, 0)..=(id, MessageId::MAX);
+        self.messages
+            .retain_in(messages, |_, message| {
+                bytes += message.len() as u64;
+                false
+            })
+            .map_err(storage)?;
+        if let Some(updated) = updated {
+            self.recent.remove((self.owner, updated, id)).map_err(storage)?;
+        }
         self.heads.remove((self.owner, id)).map_err(storage)?;
-        let total = self.total()?.saturating_sub(head.bytes);
+        let total = self.total()?.saturating_sub(bytes);
         self.totals.insert("bytes", total).map_err(storage)?;
         Ok(())
+    }
+
+    /// Under which time a conversation stands in the list, found without its head.
+    fn place_in_list(&self, id: &ConversationId) -> Result<Option<u64>> {
+        for entry in self.recent.range((self.owner, 0, "")..=(self.owner, u64::MAX, LAST)).map_err(storage)? {
+            let entry = entry.map_err(storage)?;
+            let (_, updated, other) = entry.0.value();
+            if other == id.as_str() {
+                return Ok(Some(updated));
+            }
+        }
+        Ok(None)
     }
 
     fn total(&self) -> Result<u64> {
@@ -553,19 +564,29 @@ pub(super) fn heads(
     transaction.open_table(HEADS).map_err(storage)
 }
 
-fn create_folder(folder: &Path) -> Result<()> {
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder).map_err(|source| StoreError::File { path: folder.to_owned(), source })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The file, made if need be so that only its owner can read it.
-fn open_file(path: &Path) -> Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map_err(|source| StoreError::File { path: path.to_owned(), source })
+    #[test]
+    fn one_damaged_record_hides_no_other_and_can_be_deleted() {
+        let folder = std::env::temp_dir().join(format!("hublab-damaged-{}", std::process::id()));
+        let store = ConversationStore::open(&folder, StoreLimits::default()).unwrap();
+        let [good, bad] = [1, 2].map(|now| store.create(NewConversation::default(), now).unwrap().id);
+        store.append(&bad, Message::user(None, "lost"), 3).unwrap();
+        let transaction = store.shared.disk.begin_write().unwrap();
+        store.tables(&transaction).unwrap().heads.insert(("", bad.as_str()), &b"{"[..]).unwrap();
+        transaction.commit().unwrap();
+
+        let listed = store.list(None, 9).unwrap().conversations;
+        assert_eq!(listed.iter().map(|head| &head.id).collect::<Vec<_>>(), [&bad, &good]);
+        assert_eq!((listed[0].title.as_str(), listed[0].updated), ("(damaged)", 3));
+        assert!(matches!(store.get(&bad), Err(StoreError::Damaged(_))));
+        assert_eq!(store.search("", 9).unwrap().hits.len(), 1);
+        store.delete(&bad).unwrap();
+        assert_eq!(store.ids().unwrap(), [good]);
+        store.check().unwrap();
+        drop(store);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
 }

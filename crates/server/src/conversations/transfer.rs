@@ -8,6 +8,7 @@ use std::fmt::Write;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 
 use super::error::{Result, StoreError};
 use super::record::{
@@ -19,6 +20,8 @@ use super::store::{ConversationStore, check_place};
 const FORMAT: &str = "hublab-conversations";
 /// The version that is written and read.
 const VERSION: u32 = 1;
+/// How much longer a conversation may be in a file than in the store: other programs write letters as `\u00fc`.
+const ESCAPED: u64 = 3;
 /// The last millisecond of the year 9999. A later time would stay at the top of the list for ever.
 const TIME_MAX: u64 = 253_402_300_799_999;
 
@@ -80,12 +83,29 @@ fn fence_for(text: &str) -> String {
     "`".repeat(longest + 1)
 }
 
+/// Conversations are read one by one: a file of them is larger than what one should hold in memory at once.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ImportFile {
+struct ImportFile<'f> {
     format: String,
     version: u32,
-    conversations: Vec<ImportedConversation>,
+    #[serde(borrow)]
+    conversations: Vec<&'f RawValue>,
+}
+
+impl<'f> ImportFile<'f> {
+    fn read(file: &'f [u8]) -> Result<Self> {
+        let file: Self = serde_json::from_slice(file)
+            .map_err(|error| StoreError::invalid(format!("this is not a file of exported conversations: {error}")))?;
+        if file.format != FORMAT || file.version != VERSION {
+            return Err(StoreError::invalid(format!(
+                "the file has format `{}` version {}; `{FORMAT}` version {VERSION} is read",
+                title_of(&file.format),
+                file.version
+            )));
+        }
+        Ok(file)
+    }
 }
 
 /// As exported. What the store counts itself is read and not believed.
@@ -110,29 +130,39 @@ struct ImportedConversation {
     messages: Vec<Message>,
 }
 
+/// The conversations of a file, under new ids.
+///
+/// # Errors
+/// When it is not such a file, or the messages of a conversation are no tree of turns. What a store holds at most is looked at
+/// when they are added to one.
+pub fn import_json(file: &[u8]) -> Result<Vec<Conversation>> {
+    let raw = ImportFile::read(file)?.conversations;
+    raw.into_iter().enumerate().map(|(index, raw)| imported(index, raw.get(), usize::MAX)).collect()
+}
+
+/// A conversation of a file, by its place there.
+fn imported(index: usize, json: &str, bytes_max: usize) -> Result<Conversation> {
+    let read = || {
+        if json.len() > bytes_max {
+            return Err(StoreError::too_large("bytes of a conversation in a file", json.len(), bytes_max));
+        }
+        let conversation: ImportedConversation = serde_json::from_str(json)
+            .map_err(|error| StoreError::invalid(format!("it is not as exported: {error}")))?;
+        conversation.renumbered()
+    };
+    read().map_err(|error| StoreError::invalid(format!("conversation {} of the file: {error}", index + 1)))
+}
+
 impl ConversationStore {
     /// Adds what a file holds, all of it or nothing, and says under which ids.
     pub fn import(&self, file: &[u8]) -> Result<Vec<ConversationId>> {
-        let file: ImportFile = serde_json::from_slice(file)
-            .map_err(|error| StoreError::invalid(format!("this is not a file of exported conversations: {error}")))?;
-        if file.format != FORMAT || file.version != VERSION {
-            return Err(StoreError::invalid(format!(
-                "the file has format `{}` version {}; `{FORMAT}` version {VERSION} is read",
-                title_of(&file.format),
-                file.version
-            )));
-        }
-        let conversations: Vec<Conversation> = file
-            .conversations
-            .into_iter()
-            .enumerate()
-            .map(|(index, conversation)| {
-                conversation
-                    .renumbered()
-                    .map_err(|error| StoreError::invalid(format!("conversation {} of the file: {error}", index + 1)))
-            })
-            .collect::<Result<_>>()?;
-        let ids = conversations.iter().map(|conversation| conversation.head.id.clone()).collect();
+        let mut ids = Vec::new();
+        let bytes_max = self.limits().conversation_bytes.saturating_mul(ESCAPED) as usize;
+        let conversations = ImportFile::read(file)?.conversations.into_iter().enumerate().map(|(index, raw)| {
+            let conversation = imported(index, raw.get(), bytes_max)?;
+            ids.push(conversation.head.id.clone());
+            Ok(conversation)
+        });
         self.insert(conversations)?;
         Ok(ids)
     }

@@ -6,16 +6,19 @@ use axum::Json as JsonResponse;
 use axum::body::Body;
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
-use hublabio_runtime::ai::Json;
+use hublabio_runtime::ai::{Json, Tool};
 use hublabio_sdk::wire::ollama::{ChatResponse, End, GenerateResponse, Message, ToolCall, ToolCallFunction};
 use hublabio_sdk::wire::openai::TokenLogprob;
 use serde::Serialize;
 
-use crate::chat::{CalledTool, ChatDone, ChatEvent, ChatFinish, ChatStream};
+use super::request::{self, Manner, Meant, Options};
+use crate::chat::{self, CalledTool, ChatDone, ChatEvent, ChatFinish, ChatRequest, ChatStream, Input};
 use crate::clock;
 use crate::error::{ApiError, Dialect};
 use crate::openai::write::{chat_logprobs, hublab};
 use crate::pieces::{self, PieceSource};
+use crate::state::App;
+use crate::thinking;
 
 /// Which endpoint answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +83,10 @@ fn end(done: &ChatDone, begun: Instant) -> End {
     let nanoseconds = |seconds: f64| (seconds.max(0.0) * 1e9) as u64;
     let total = begun.elapsed().as_nanos() as u64;
     let (prompt, decode) = (nanoseconds(done.stats.prompt_s), nanoseconds(done.stats.decode_s));
-    let reason = if done.finish == ChatFinish::Length { "length" } else { "stop" };
+    let reason = match done.finish {
+        ChatFinish::Length | ChatFinish::ContextFull => "length",
+        _ => "stop",
+    };
     End {
         done_reason: reason.into(),
         total_duration: Some(total),
@@ -93,16 +99,51 @@ fn end(done: &ChatDone, begun: Instant) -> End {
     }
 }
 
-/// The answer to a request that asks nothing, and so loads or frees the model, for which `reason` is the word.
-pub fn without_question(kind: Kind, model: String, reason: &str) -> Response {
-    let end = End { done_reason: reason.into(), ..End::default() };
-    JsonResponse(Writer { kind, model }.write(Said::default(), Some(end))).into_response()
+/// A request to one of the endpoints.
+pub struct Asked<'j> {
+    pub kind: Kind,
+    /// When it came.
+    pub begun: Instant,
+    pub meant: Meant,
+    pub manner: Manner<'j>,
+    pub options: Options,
+    /// Without one the model is loaded, or freed.
+    pub question: Option<Question>,
 }
 
-/// The response that answers, in lines or whole.
-pub async fn respond(kind: Kind, stream: ChatStream, in_lines: bool, begun: Instant) -> Result<Response, ApiError> {
+/// What is asked.
+pub struct Question {
+    pub input: Input,
+    pub tools: Vec<Tool>,
+}
+
+/// Answers in lines or whole.
+pub async fn answer(app: &App, asked: Asked<'_>) -> Result<Response, ApiError> {
+    let Asked { kind, begun, meant, manner, options, question } = asked;
+    let Manner { in_lines, thinking, stay, format, logprobs, swarm, .. } = manner;
+    let Some(Question { input, tools }) = question else {
+        let model = meant.name.clone();
+        let reason = request::load(app, meant, stay).await?;
+        let end = End { done_reason: reason.into(), ..End::default() };
+        return Ok(JsonResponse(Writer { kind, model }.write(Said::default(), Some(end))).into_response());
+    };
+    let mut request = ChatRequest {
+        tools,
+        format,
+        sampling: options.sampling,
+        max_tokens: options.max_tokens,
+        stop: options.stop,
+        logprobs,
+        swarm,
+        keep_alive: stay,
+        ..ChatRequest::new(Some(meant.name), input)
+    };
+    thinking::apply(app, &mut request, thinking, "think").await?;
+    let stream = chat::start(app, request).await?;
     let writer = Writer { kind, model: stream.model().to_owned() };
     if in_lines {
+        // A line has whole calls.
+        let stream = stream.with_whole_calls();
         let lines = Lines { writer, stream, begun, calls: Vec::new(), logprobs: Vec::new(), ended: false };
         let body = Body::from_stream(pieces::stream(lines));
         return Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response());
@@ -136,7 +177,7 @@ impl Lines {
 
     fn write(&mut self, event: ChatEvent) -> Option<Json> {
         match event {
-            ChatEvent::Progress { .. } => None,
+            ChatEvent::Progress { .. } | ChatEvent::Experts(_) | ChatEvent::ToolCallBroken { .. } => None,
             ChatEvent::Text(text) => Some(self.said(Said { text, ..Said::default() })),
             ChatEvent::Reasoning(text) => Some(self.said(Said { thinking: Some(text), ..Said::default() })),
             ChatEvent::ToolCallBegin { id, name, .. } => {

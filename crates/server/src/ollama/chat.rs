@@ -7,15 +7,14 @@ use axum::response::Response;
 use hublabio_runtime::ai::{Content, Json, Message, ToolCall};
 use hublabio_sdk::wire::ollama::{ChatRequest as AskedFor, ChatResponse};
 
-use super::answer::{self, Kind};
-use super::request;
-use crate::chat::{self, ChatRequest, Input};
+use super::answer::{self, Asked, Kind, Question};
+use super::request::{self, Manner};
+use crate::chat::Input;
 use crate::error::ApiError;
-use crate::fields::{Fields, wrong_type};
+use crate::fields::{Fields, unknown_word, wrong_type};
 use crate::limits::JsonBody;
 use crate::openai;
 use crate::state::App;
-use crate::thinking;
 
 /// Answers a conversation.
 #[utoipa::path(
@@ -31,49 +30,19 @@ use crate::thinking;
 pub async fn chat(State(app): State<App>, JsonBody(body): JsonBody) -> Result<Response, ApiError> {
     let begun = Instant::now();
     let fields = Fields::of_body(&body)?;
-    let given = request::model_field(&fields)?;
+    let manner = Manner::read(&fields)?;
     let messages = messages(&app, &fields)?;
-    let in_lines = fields.flag("stream")?.unwrap_or(true);
-    let thinking = request::think(&fields)?;
-    let stay = request::stay(&fields)?;
-    let format = request::format(&fields)?;
-    let logprobs = request::logprobs(&fields)?;
     let tools = openai::request::tools(&fields)?;
-    let (session, expert) = openai::request::hublab(&fields)?;
-    request::no_truncation(&fields)?;
     // Without the name a request's options could not be judged; with a wrong one they need not be.
-    let meant = request::find(&app, given).await?;
+    let meant = request::find(&app, manner.model).await?;
     let options = request::options(&fields, meant.context)?;
     fields.finish(&[])?;
-    if messages.is_empty() {
-        let model = meant.name.clone();
-        let reason = request::load(&app, meant, stay).await?;
-        return Ok(answer::without_question(Kind::Chat, model, reason));
-    }
-    let mut asked = ChatRequest {
-        tools,
-        format,
-        sampling: options.sampling,
-        max_tokens: options.max_tokens,
-        stop: options.stop,
-        logprobs,
-        session,
-        expert,
-        keep_alive: stay,
-        ..ChatRequest::new(Some(meant.name), Input::Messages(messages))
-    };
-    thinking::apply(&app, &mut asked, thinking, "think").await?;
-    let stream = chat::start(&app, asked).await?;
-    answer::respond(Kind::Chat, stream, in_lines, begun).await
+    let question = (!messages.is_empty()).then_some(Question { input: Input::Messages(messages), tools });
+    answer::answer(&app, Asked { kind: Kind::Chat, begun, meant, manner, options, question }).await
 }
 
 fn messages(app: &App, fields: &Fields<'_>) -> Result<Vec<Message>, ApiError> {
-    let list = fields.list("messages")?.unwrap_or_default();
-    let limit = app.config().limits.messages;
-    if list.len() > limit {
-        let message = format!("`messages` has {} messages, at most {limit} are taken", list.len());
-        return Err(ApiError::field("messages", message).coded("invalid_value"));
-    }
+    let list = fields.list_within("messages", app.config().limits.messages)?.unwrap_or_default();
     let mut reader = Reader::default();
     for (at, given) in list.iter().enumerate() {
         reader.read(given, &format!("messages[{at}]"))?;
@@ -101,9 +70,7 @@ impl Reader {
         let given = Fields::of(given, place)?;
         let role = given.required("role", given.text("role")?)?;
         if !ROLES.contains(&role) {
-            let (path, shown) = (given.path("role"), role.chars().take(40).collect::<String>());
-            let text = format!("`{path}` is `{shown}`: give one of {}", ROLES.join(", "));
-            return Err(ApiError::field(path, text).coded("invalid_value"));
+            return Err(unknown_word(given.path("role"), role, &format!("one of {}", ROLES.join(", "))));
         }
         let content = given.text("content")?;
         let thinking = given.text("thinking")?.filter(|text| !text.is_empty());

@@ -1,14 +1,15 @@
 //! `/api/embed`, and the older `/api/embeddings`.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::Json as JsonResponse;
 use axum::extract::State;
 use hublabio_runtime::Error;
-use hublabio_runtime::node::KeepAlive;
+use hublabio_runtime::node::{self, KeepAlive};
 use hublabio_sdk::wire::ollama::{EmbedRequest, EmbedResponse, EmbeddingsRequest, EmbeddingsResponse};
 
 use super::request::{self, Meant};
+use crate::embed;
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::limits::JsonBody;
@@ -38,7 +39,7 @@ pub async fn embed(State(app): State<App>, JsonBody(body): JsonBody) -> Result<J
     let meant = request::find(&app, given).await?;
     finish(&fields, &meant)?;
     let model = meant.name.clone();
-    let (embeddings, tokens) = blocking(move || vectors(&app, &meant.name, &input, truncate, dimensions, stay)).await?;
+    let (embeddings, tokens) = vectors(&app, meant.name, input, truncate, dimensions, stay).await?;
     Ok(JsonResponse(EmbedResponse {
         model,
         embeddings,
@@ -66,7 +67,7 @@ pub async fn embeddings(
     let stay = request::stay(&fields)?;
     let meant = request::find(&app, given).await?;
     finish(&fields, &meant)?;
-    let (mut found, _) = blocking(move || vectors(&app, &meant.name, &[prompt], true, None, stay)).await?;
+    let (mut found, _) = vectors(&app, meant.name, vec![prompt], true, None, stay).await?;
     Ok(JsonResponse(EmbeddingsResponse { embedding: found.pop().unwrap_or_default() }))
 }
 
@@ -82,14 +83,32 @@ fn finish(fields: &Fields<'_>, meant: &Meant) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn vectors(
+/// The vectors, and how many tokens they are of.
+async fn vectors(
+    app: &App,
+    name: String,
+    input: Vec<String>,
+    truncate: bool,
+    dimensions: Option<usize>,
+    stay: KeepAlive,
+) -> Result<(Vec<Vec<f32>>, u64), ApiError> {
+    let reader = app.clone();
+    let mut request = blocking(move || read(&reader, &name, &input, truncate, dimensions)).await?;
+    if request.prompts.is_empty() {
+        return Ok((Vec::new(), 0));
+    }
+    request.keep_alive = stay;
+    let tokens = request.prompts.iter().map(Vec::len).sum::<usize>() as u64;
+    Ok((embed::vectors(app, request).await?, tokens))
+}
+
+fn read(
     app: &App,
     name: &str,
     input: &[String],
     truncate: bool,
     dimensions: Option<usize>,
-    stay: KeepAlive,
-) -> Result<(Vec<Vec<f32>>, u64), ApiError> {
+) -> Result<node::EmbedRequest, ApiError> {
     let model = app.node().model(name)?;
     let facts = model.facts();
     if let Some(asked) = dimensions.filter(|&asked| asked != facts.d_model) {
@@ -117,17 +136,5 @@ fn vectors(
         }
         prompts.push(prompt);
     }
-    if prompts.is_empty() {
-        return Ok((Vec::new(), 0));
-    }
-    let tokens = prompts.iter().map(Vec::len).sum::<usize>() as u64;
-    let free = stay == KeepAlive::For(Duration::ZERO);
-    if !free && stay != KeepAlive::AsBefore {
-        app.node().load(model.name(), stay)?;
-    }
-    let found = app.node().embed(&model, prompts, None)?;
-    if free {
-        app.node().unload(model.name())?;
-    }
-    Ok((found, tokens))
+    Ok(node::EmbedRequest::new(model, prompts))
 }

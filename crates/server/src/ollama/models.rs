@@ -120,6 +120,10 @@ fn in_short(parameters: u64) -> String {
 pub async fn show(State(app): State<App>, JsonBody(body): JsonBody) -> Result<JsonResponse<ShowResponse>, ApiError> {
     let fields = Fields::of_body(&body)?;
     let given = request::model_field(&fields)?;
+    // Ollama's own client sends them always.
+    request::says_nothing(&fields, "system", "is not supported: a model is described as it is")?;
+    request::says_nothing(&fields, "template", "is not supported: a model is described as it is")?;
+    request::says_nothing(&fields, "options", "is not supported: a model is described as it is")?;
     // The vocabulary, which it would add, can be had from /api/tokenize.
     fields.finish(&["verbose"])?;
     let meant = request::find(&app, given).await?;

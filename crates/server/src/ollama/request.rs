@@ -6,9 +6,10 @@ use hublabio_runtime::Error;
 use hublabio_runtime::ai::Json;
 use hublabio_runtime::node::KeepAlive;
 
-use crate::chat::{AnswerFormat, SamplingChanges, model_name};
+use crate::chat::{AnswerFormat, SamplingChanges, SwarmWishes, model_name};
 use crate::error::ApiError;
 use crate::fields::{Fields, wrong_type};
+use crate::openai;
 use crate::own::models::keep_alive;
 use crate::state::{App, blocking};
 use crate::thinking::Thinking;
@@ -17,8 +18,18 @@ use crate::thinking::Thinking;
 const LATEST: &str = ":latest";
 /// Options that say how a machine computes, not what: they change no answer here. Nothing is ever thrown out of a context, so there
 /// is nothing to keep either.
-const INERT_OPTIONS: [&str; 9] =
-    ["numa", "num_batch", "num_gpu", "main_gpu", "low_vram", "use_mmap", "use_mlock", "num_thread", "num_keep"];
+const INERT_OPTIONS: [&str; 10] = [
+    "numa",
+    "num_batch",
+    "num_gpu",
+    "main_gpu",
+    "low_vram",
+    "use_mmap",
+    "use_mlock",
+    "num_thread",
+    "draft_num_predict",
+    "num_keep",
+];
 /// Options that have one value here.
 const FIXED_OPTIONS: [(&str, bool); 5] = [
     ("penalize_newline", true),
@@ -33,6 +44,35 @@ pub fn model_field<'j>(fields: &Fields<'j>) -> Result<&'j str, ApiError> {
     let older = fields.text("name")?;
     let name = fields.text("model")?.or(older).filter(|name| !name.is_empty());
     fields.required("model", name)
+}
+
+/// How an answer is wanted: what `/api/generate` and `/api/chat` have in common beside the options.
+pub struct Manner<'j> {
+    /// The model's name, as it was given.
+    pub model: &'j str,
+    /// In pieces, a line each.
+    pub in_lines: bool,
+    pub thinking: Option<Thinking>,
+    pub stay: KeepAlive,
+    pub format: AnswerFormat,
+    pub logprobs: Option<usize>,
+    pub swarm: SwarmWishes,
+}
+
+impl<'j> Manner<'j> {
+    /// Reads all of it.
+    pub fn read(fields: &Fields<'j>) -> Result<Self, ApiError> {
+        no_truncation(fields)?;
+        Ok(Self {
+            model: model_field(fields)?,
+            in_lines: fields.flag("stream")?.unwrap_or(true),
+            thinking: think(fields)?,
+            stay: stay(fields)?,
+            format: format(fields)?,
+            logprobs: logprobs(fields)?,
+            swarm: openai::request::hublab(fields)?,
+        })
+    }
 }
 
 /// A model that a request means.
@@ -124,7 +164,7 @@ pub fn options(fields: &Fields<'_>, context: Option<usize>) -> Result<Options, A
 }
 
 /// The form that an answer must have: `"json"`, or a schema.
-pub fn format(fields: &Fields<'_>) -> Result<AnswerFormat, ApiError> {
+fn format(fields: &Fields<'_>) -> Result<AnswerFormat, ApiError> {
     match fields.get("format") {
         None => Ok(AnswerFormat::Text),
         Some(Json::String(word)) => match word.as_str() {
@@ -138,7 +178,7 @@ pub fn format(fields: &Fields<'_>) -> Result<AnswerFormat, ApiError> {
 }
 
 /// Whether the model is to think.
-pub fn think(fields: &Fields<'_>) -> Result<Option<Thinking>, ApiError> {
+fn think(fields: &Fields<'_>) -> Result<Option<Thinking>, ApiError> {
     match fields.get("think") {
         None => Ok(None),
         Some(Json::Bool(true)) => Ok(Some(Thinking::On)),
@@ -149,7 +189,7 @@ pub fn think(fields: &Fields<'_>) -> Result<Option<Thinking>, ApiError> {
 }
 
 /// Log probabilities, with so many alternatives.
-pub fn logprobs(fields: &Fields<'_>) -> Result<Option<usize>, ApiError> {
+fn logprobs(fields: &Fields<'_>) -> Result<Option<usize>, ApiError> {
     let wanted = fields.flag("logprobs")?.unwrap_or(false);
     let top = fields.count("top_logprobs")?.unwrap_or(0);
     if top > 0 && !wanted {
@@ -159,7 +199,7 @@ pub fn logprobs(fields: &Fields<'_>) -> Result<Option<usize>, ApiError> {
 }
 
 /// Refuses what other programs do with a context that is full: here a prompt that does not fit is refused, always.
-pub fn no_truncation(fields: &Fields<'_>) -> Result<(), ApiError> {
+fn no_truncation(fields: &Fields<'_>) -> Result<(), ApiError> {
     for name in ["truncate", "shift"] {
         if fields.flag(name)? == Some(true) {
             let message = format!("`{name}` can only be false: a prompt that does not fit is refused, and never cut");
@@ -169,12 +209,13 @@ pub fn no_truncation(fields: &Fields<'_>) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Refuses a field unless it says nothing: empty texts and lists, as Go's clients send them.
+/// Refuses a field unless it says nothing: empty texts, lists and objects, as Go's clients send them.
 pub fn says_nothing(fields: &Fields<'_>, name: &'static str, why: &str) -> Result<(), ApiError> {
     let empty = match fields.get(name) {
         None => true,
         Some(Json::String(text)) => text.is_empty(),
         Some(Json::Array(items)) => items.is_empty(),
+        Some(Json::Object(members)) => members.is_empty(),
         Some(_) => false,
     };
     let refused = || ApiError::field(fields.path(name), format!("`{}` {why}", fields.path(name)));

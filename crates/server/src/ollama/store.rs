@@ -103,6 +103,10 @@ pub async fn pull(State(app): State<App>, JsonBody(body): JsonBody) -> Result<Re
         let message = "`insecure` can only be false: what a model is fetched from must show a certificate";
         return Err(ApiError::field("insecure", message).coded("unsupported_value"));
     }
+    // Ollama's own client sends them always.
+    for name in ["username", "password"] {
+        request::says_nothing(&fields, name, "is not supported: models are fetched without an account")?;
+    }
     fields.finish(&[])?;
     let shown: String = given.chars().take(200).collect();
     let refuse = |why: &str| {
@@ -110,7 +114,9 @@ pub async fn pull(State(app): State<App>, JsonBody(body): JsonBody) -> Result<Re
         Err(ApiError::new(StatusCode::FORBIDDEN, message).coded("pull_not_allowed"))
     };
     let Some(config) = app.config().pull.clone() else {
-        return refuse("this service opens no connection for a client, unless its operator allows it (--allow-pull)");
+        return refuse(
+            "this service opens no connection for a client, unless its operator allows it (--allow-pull, `server.allow_pull`)",
+        );
     };
     if given.contains("://") && !["hf://", "ollama://"].iter().any(|known| given.starts_with(known)) {
         // An address could be one that only this machine reaches.

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse as _, Response};
 use hublabio_runtime::ai::Json;
 use hublabio_sdk::wire::openai::{
     ChatChoice, ChatChunkChoice, ChatCompletion, ChatCompletionChunk, ChatLogprobs, DONE, Delta, FinishReason,
-    FunctionCall, FunctionCallDelta, Hublab, PromptProgress, ResponseMessage, ToolCall, ToolCallDelta,
+    FunctionCall, FunctionCallDelta, Hublab, ResponseMessage, ToolCall, ToolCallDelta,
 };
 
 use super::request::{self, Delivery, INERT};
@@ -20,6 +20,7 @@ use crate::fields::Fields;
 use crate::limits::JsonBody;
 use crate::sse::{self, EventSource};
 use crate::state::App;
+use crate::thinking::{self, Thinking};
 
 /// Answers a conversation.
 #[utoipa::path(
@@ -33,8 +34,9 @@ use crate::state::App;
     )))
 )]
 pub async fn completions(State(app): State<App>, JsonBody(body): JsonBody) -> Result<Response, ApiError> {
-    let (request, delivery) = read(&app, &body)?;
-    let n_with_logprobs = request.logprobs.is_some();
+    let Asked { mut request, delivery, thinking } = read(&app, &body)?;
+    thinking::apply(&app, &mut request, thinking, "reasoning_effort").await?;
+    let with_logprobs = request.logprobs.is_some();
     let stream = chat::start(&app, request).await?;
     let id = app.new_id("chatcmpl-");
     let created = App::now_s();
@@ -47,7 +49,7 @@ pub async fn completions(State(app): State<App>, JsonBody(body): JsonBody) -> Re
     let mut spent = Spent::default();
     answers.iter().for_each(|answer| spent.add(&answer.done));
     let hublab = joined(answers.iter().map(|answer| &answer.done));
-    let choices = answers.into_iter().enumerate().map(|(index, answer)| choice(index, answer, n_with_logprobs));
+    let choices = answers.into_iter().enumerate().map(|(index, answer)| choice(index, answer, with_logprobs));
     Ok(JsonResponse(ChatCompletion {
         id,
         object: "chat.completion".into(),
@@ -61,13 +63,20 @@ pub async fn completions(State(app): State<App>, JsonBody(body): JsonBody) -> Re
     .into_response())
 }
 
+/// A question, how its answer is handed over, and what is said about thinking.
+struct Asked {
+    request: ChatRequest,
+    delivery: Delivery,
+    thinking: Option<Thinking>,
+}
+
 /// Reads a request's fields, every one of them.
-fn read(app: &App, body: &Json) -> Result<(ChatRequest, Delivery), ApiError> {
+fn read(app: &App, body: &Json) -> Result<Asked, ApiError> {
     let fields = Fields::of_body(body)?;
     let model = request::model(&fields)?;
     let messages = request::messages(app, &fields)?;
-    let (session, expert) = request::hublab(&fields)?;
-    let asked = ChatRequest {
+    let swarm = request::hublab(&fields)?;
+    let request = ChatRequest {
         tools: request::tools(&fields)?,
         tool_choice: request::tool_choice(&fields)?,
         parallel_tool_calls: fields.flag("parallel_tool_calls")?,
@@ -78,11 +87,12 @@ fn read(app: &App, body: &Json) -> Result<(ChatRequest, Delivery), ApiError> {
         stop: fields.texts("stop")?.unwrap_or_default(),
         n: request::n(&fields)?,
         logprobs: logprobs(&fields)?,
-        session,
-        expert,
+        swarm,
         ..ChatRequest::new(model, Input::Messages(messages))
     };
     let delivery = Delivery::read(&fields)?;
+    let thinking = fields.text("reasoning_effort")?.map(Thinking::of_effort);
+    request::no_verbosity(&fields)?;
     if let Some(modalities) = fields.texts("modalities")?
         && modalities != ["text"]
     {
@@ -90,7 +100,7 @@ fn read(app: &App, body: &Json) -> Result<(ChatRequest, Delivery), ApiError> {
         return Err(ApiError::field("modalities", message).coded("unsupported_value"));
     }
     fields.finish(&INERT)?;
-    Ok((asked, delivery))
+    Ok(Asked { request, delivery, thinking })
 }
 
 fn template_variables(fields: &Fields<'_>) -> Result<Vec<(String, Json)>, ApiError> {
@@ -208,7 +218,8 @@ impl Chunks {
 
     fn write(&mut self, index: usize, event: ChatEvent) -> Vec<Event> {
         let mut out = Vec::new();
-        if !matches!(event, ChatEvent::Progress { .. } | ChatEvent::Failed(_)) && !self.greeted[index] {
+        let says_nothing = matches!(event, ChatEvent::Progress { .. } | ChatEvent::Experts(_) | ChatEvent::Failed(_));
+        if !says_nothing && !self.greeted[index] {
             self.greeted[index] = true;
             let delta = Delta { role: Some("assistant".into()), content: Some(String::new()), ..Delta::default() };
             out.push(self.delta(index, delta, None));
@@ -217,12 +228,7 @@ impl Chunks {
             ChatEvent::Progress { read, total } => {
                 if self.delivery.progress {
                     let mut chunk = self.chunk(Vec::new());
-                    chunk.prompt_progress = Some(PromptProgress {
-                        total: total as u64,
-                        processed: read as u64,
-                        cache: 0,
-                        time_ms: self.begun.elapsed().as_millis() as u64,
-                    });
+                    chunk.prompt_progress = Some(write::prompt_progress(read, total, self.begun));
                     out.push(sse::json_event(&chunk));
                 }
             }
@@ -247,7 +253,8 @@ impl Chunks {
                 let call = ToolCallDelta { index: call as u32, id: None, kind: None, function: Some(function) };
                 out.push(self.delta(index, Delta { tool_calls: vec![call], ..Delta::default() }, None));
             }
-            ChatEvent::ToolCallEnd { .. } => {}
+            // The form has no end of a call, nor a word for one that breaks off but the reason of the end.
+            ChatEvent::Experts(_) | ChatEvent::ToolCallEnd { .. } | ChatEvent::ToolCallBroken { .. } => {}
             ChatEvent::LogProbs(found) => self.logprobs[index].extend(found),
             ChatEvent::Done(done) => {
                 self.spent.add(&done);

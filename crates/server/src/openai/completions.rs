@@ -9,7 +9,7 @@ use axum::response::sse::Event;
 use axum::response::{IntoResponse as _, Response};
 use hublabio_runtime::ai::Json;
 use hublabio_sdk::wire::openai::{
-    Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, DONE, FinishReason, Hublab, PromptProgress,
+    Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, DONE, FinishReason, Hublab,
 };
 
 use super::embeddings::{Piece, pieces};
@@ -201,10 +201,12 @@ impl Answers {
                 Turn::Growth(Growth { index, text: String::new(), finish: Some(write::finish_reason(&done.finish)) })
             }
             ChatEvent::Failed(error) => Turn::Failed(error),
-            // No tools are offered, so none is called.
-            ChatEvent::ToolCallBegin { .. } | ChatEvent::ToolCallArguments { .. } | ChatEvent::ToolCallEnd { .. } => {
-                Turn::Nothing
-            }
+            // No tools are offered, so none is called; who is asked is told at the end.
+            ChatEvent::Experts(_)
+            | ChatEvent::ToolCallBegin { .. }
+            | ChatEvent::ToolCallArguments { .. }
+            | ChatEvent::ToolCallEnd { .. }
+            | ChatEvent::ToolCallBroken { .. } => Turn::Nothing,
         }
     }
 
@@ -295,12 +297,7 @@ impl EventSource for Answers {
             }
             Turn::Progress { read, total } if self.delivery.progress => {
                 let mut piece = self.completion(Vec::new());
-                piece.prompt_progress = Some(PromptProgress {
-                    total: total as u64,
-                    processed: read as u64,
-                    cache: 0,
-                    time_ms: self.begun.elapsed().as_millis() as u64,
-                });
+                piece.prompt_progress = Some(write::prompt_progress(read, total, self.begun));
                 vec![sse::json_event(&piece)]
             }
             Turn::Progress { .. } | Turn::Nothing => Vec::new(),

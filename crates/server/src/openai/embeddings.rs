@@ -4,10 +4,12 @@ use axum::Json as JsonResponse;
 use axum::extract::State;
 use hublabio_runtime::Error;
 use hublabio_runtime::ai::{Json, TokenId};
+use hublabio_runtime::node::EmbedRequest;
 use hublabio_sdk::wire::openai::{Embedding, EmbeddingList, EmbeddingRequest, EmbeddingUsage, EmbeddingVector};
 
 use super::request::{self, INERT};
 use crate::chat::model_name;
+use crate::embed::vectors;
 use crate::error::ApiError;
 use crate::fields::{Fields, wrong_type};
 use crate::limits::JsonBody;
@@ -53,7 +55,10 @@ pub async fn embeddings(
         return Err(ApiError::field("model", message).coded("unsupported_value"));
     }
     let shown = name.clone();
-    let (vectors, tokens) = blocking(move || embed(&app, &name, input, dimensions)).await?;
+    let reader = app.clone();
+    let request = blocking(move || read(&reader, &name, input, dimensions)).await?;
+    let tokens = request.prompts.iter().map(Vec::len).sum::<usize>() as u64;
+    let vectors = vectors(&app, request).await?;
     let data = vectors.into_iter().enumerate().map(|(index, vector)| Embedding {
         object: "embedding".into(),
         index: index as u32,
@@ -67,12 +72,7 @@ pub async fn embeddings(
     }))
 }
 
-fn embed(
-    app: &App,
-    name: &str,
-    input: Vec<Piece>,
-    dimensions: Option<usize>,
-) -> Result<(Vec<Vec<f32>>, u64), ApiError> {
+fn read(app: &App, name: &str, input: Vec<Piece>, dimensions: Option<usize>) -> Result<EmbedRequest, ApiError> {
     let model = app.node().model(name)?;
     let d_model = model.facts().d_model;
     if let Some(asked) = dimensions.filter(|&asked| asked != d_model) {
@@ -103,8 +103,7 @@ fn embed(
         }
         prompts.push(prompt);
     }
-    let tokens = prompts.iter().map(Vec::len).sum::<usize>() as u64;
-    Ok((app.node().embed(&model, prompts, None)?, tokens))
+    Ok(EmbedRequest::new(model, prompts))
 }
 
 /// Texts or lists of tokens, one or several.

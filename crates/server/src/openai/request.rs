@@ -3,21 +3,22 @@
 use hublabio_runtime::ai::constraint::ConstraintSource;
 use hublabio_runtime::ai::sampling::SamplerStep;
 use hublabio_runtime::ai::{Content, Json, Message, Tool};
-use serde_json::Map;
+use serde_json::{Map, json};
 
-use crate::chat::{AnswerFormat, SamplingChanges, ToolChoice};
+use crate::chat::{AnswerFormat, SamplingChanges, SwarmWishes, ToolChoice};
 use crate::error::ApiError;
-use crate::fields::{Fields, wrong_type};
+use crate::fields::{Fields, in_short, unknown_word, wrong_type};
 use crate::state::App;
 
 /// Fields that change nothing here by their nature: who asks, what for, where a hosted service would keep or bill it, and
 /// caching, which happens anyway.
-pub const INERT: [&str; 12] = [
+pub const INERT: [&str; 13] = [
     "user",
     "metadata",
     "store",
     "service_tier",
     "prompt_cache_key",
+    "prompt_cache_options",
     "prompt_cache_retention",
     "safety_identifier",
     "prediction",
@@ -97,9 +98,9 @@ fn logit_bias(fields: &Fields<'_>) -> Result<Vec<(u32, f32)>, ApiError> {
     let Some(given) = fields.get("logit_bias") else { return Ok(Vec::new()) };
     let Json::Object(map) = given else { return Err(wrong_type("logit_bias", "an object", given)) };
     let pair = |(id, bias): (&String, &Json)| {
-        let shown: String = id.chars().take(40).collect();
-        let id =
-            id.parse::<u32>().map_err(|_| bad(format!("`logit_bias` has the key `{shown}`, which is no token id")))?;
+        let id = id
+            .parse::<u32>()
+            .map_err(|_| bad(format!("`logit_bias` has the key `{}`, which is no token id", in_short(id))))?;
         match bias.as_f64() {
             // OpenAI's lowest value stands for never.
             Some(-100.0) => Ok((id, f32::NEG_INFINITY)),
@@ -136,12 +137,8 @@ pub fn max_tokens(fields: &Fields<'_>, names: &[&'static str]) -> Result<Option<
 /// The conversation.
 pub fn messages(app: &App, fields: &Fields<'_>) -> Result<Vec<Message>, ApiError> {
     const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
-    let list = fields.required("messages", fields.list("messages")?)?;
-    let limit = app.config().limits.messages;
-    if list.len() > limit {
-        let message = format!("`messages` has {} messages, at most {limit} are taken", list.len());
-        return Err(ApiError::field("messages", message).coded("invalid_value"));
-    }
+    let list = fields.list_within("messages", app.config().limits.messages)?;
+    let list = fields.required("messages", list)?;
     if list.is_empty() {
         let message = "`messages` is empty: there is nothing to answer";
         return Err(ApiError::field("messages", message).coded("invalid_value"));
@@ -150,10 +147,8 @@ pub fn messages(app: &App, fields: &Fields<'_>) -> Result<Vec<Message>, ApiError
     let mut messages = Message::list_from_json(&list).map_err(|error| named_place(&error.to_string()))?;
     for (at, message) in messages.iter_mut().enumerate() {
         if !ROLES.contains(&message.role.as_str()) {
-            let path = format!("messages[{at}].role");
-            let shown: String = message.role.chars().take(40).collect();
-            let text = format!("`{path}` is `{shown}`: give one of {}", ROLES.join(", "));
-            return Err(ApiError::field(path, text).coded("invalid_value"));
+            let known = format!("one of {}", ROLES.join(", "));
+            return Err(unknown_word(format!("messages[{at}].role"), &message.role, &known));
         }
         if message.role == "developer" {
             // The newer name of the same role.
@@ -212,29 +207,62 @@ fn plain_part(part: &Json) -> Json {
     part
 }
 
+/// A tool without parameters that are `null`, which counts as none.
+fn plain_tool(tool: &Json) -> Json {
+    let mut tool = tool.clone();
+    if let Some(Json::Object(function)) = tool.get_mut("function") {
+        function.retain(|name, value| name != "parameters" || !value.is_null());
+    }
+    tool
+}
+
 /// The tools.
 pub fn tools(fields: &Fields<'_>) -> Result<Vec<Tool>, ApiError> {
     let Some(list) = fields.list("tools")? else { return Ok(Vec::new()) };
-    let tools =
-        Tool::list_from_json(&list.iter().cloned().collect()).map_err(|error| named_place(&error.to_string()))?;
+    let tools = Tool::list_from_json(&list.iter().map(plain_tool).collect())
+        .map_err(|error| named_place(&error.to_string()))?;
     for (at, tool) in tools.iter().enumerate() {
-        let place = format!("tools[{at}].function");
-        let function = Fields::of(&tool.as_json()["function"], place.clone())?;
+        let function = Fields::of(&tool.as_json()["function"], format!("tools[{at}].function"))?;
         function.text("name")?;
         function.text("description")?;
         // Calls that are enforced always follow their schema; of free ones nobody can promise it.
         function.flag("strict")?;
-        let parameters = function.object("parameters")?;
+        if let Some(parameters) = function.get("parameters") {
+            check_arguments_schema(&function.path("parameters"), parameters)?;
+        }
         // A definition without the outer object has its type within.
         function.finish(&["cache_control", "type"])?;
-        if let Some(kind) = parameters.as_ref().and_then(|parameters| parameters.get("type"))
-            && kind != "object"
-        {
-            let message = format!("`{place}.parameters` must be the schema of an object, and its type is {kind}");
-            return Err(ApiError::field(format!("{place}.parameters"), message).coded("invalid_value"));
-        }
     }
     Ok(tools)
+}
+
+/// A tool in the form that templates know, of a definition whose members stand side by side; `schema` is the name of the one that
+/// describes its arguments. What else the definition may hold is the caller's to read.
+pub fn flat_tool(given: &Fields<'_>, schema: &'static str) -> Result<Json, ApiError> {
+    let mut function = Map::new();
+    function.insert("name".into(), given.required("name", given.text("name")?)?.into());
+    if let Some(description) = given.text("description")? {
+        function.insert("description".into(), description.into());
+    }
+    if let Some(parameters) = given.get(schema) {
+        check_arguments_schema(&given.path(schema), parameters)?;
+        function.insert("parameters".into(), parameters.clone());
+    }
+    // Calls that are enforced always follow their schema; of free ones nobody can promise it.
+    given.flag("strict")?;
+    Ok(json!({ "type": "function", "function": function }))
+}
+
+/// Arguments are an object, so their schema must be one's.
+fn check_arguments_schema(path: &str, schema: &Json) -> Result<(), ApiError> {
+    let Json::Object(members) = schema else { return Err(wrong_type(path, "an object", schema)) };
+    match members.get("type").filter(|kind| !kind.is_null()) {
+        Some(kind) if kind != "object" => {
+            let message = format!("`{path}` must be the schema of an object, and its type is {kind}");
+            Err(ApiError::field(path, message).coded("invalid_value"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether tools are to be called: `"none"`, `"auto"`, `"required"`, or one by its name.
@@ -311,14 +339,23 @@ fn response_format(format: &Fields<'_>) -> Result<AnswerFormat, ApiError> {
             given.finish(&[])?;
             AnswerFormat::JsonSchema(schema.clone())
         }
-        other => {
-            let shown: String = other.chars().take(40).collect();
-            let message = format!("`response_format.type` is `{shown}`: give `text`, `json_object` or `json_schema`");
-            return Err(ApiError::field("response_format.type", message).coded("invalid_value"));
-        }
+        other => return Err(unknown_word("response_format.type", other, "`text`, `json_object` or `json_schema`")),
     };
     format.finish(&[])?;
     Ok(found)
+}
+
+/// Refuses another length of answers than the one that models have by themselves.
+pub fn no_verbosity(fields: &Fields<'_>) -> Result<(), ApiError> {
+    const NAME: &str = "verbosity";
+    match fields.text(NAME)? {
+        None | Some("medium") => Ok(()),
+        Some(_) => {
+            let path = fields.path(NAME);
+            let message = format!("`{path}` is not supported: say in words how long the answer should be");
+            Err(ApiError::field(path, message).coded("unsupported_value"))
+        }
+    }
 }
 
 /// Which model.
@@ -332,9 +369,9 @@ pub fn n(fields: &Fields<'_>) -> Result<usize, ApiError> {
 }
 
 /// Our own field: the conversation and the expert, for swarms.
-pub fn hublab(fields: &Fields<'_>) -> Result<(Option<u64>, Option<String>), ApiError> {
-    let Some(own) = fields.object("hublab")? else { return Ok((None, None)) };
-    let found = (own.seed("session")?, own.text("expert")?.map(str::to_owned));
+pub fn hublab(fields: &Fields<'_>) -> Result<SwarmWishes, ApiError> {
+    let Some(own) = fields.object("hublab")? else { return Ok(SwarmWishes::default()) };
+    let wishes = SwarmWishes { session: own.seed("session")?, expert: own.text("expert")?.map(str::to_owned) };
     own.finish(&[])?;
-    Ok(found)
+    Ok(wishes)
 }

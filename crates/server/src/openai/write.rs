@@ -1,8 +1,10 @@
 //! From neutral answers to the words of OpenAI's dialect.
 
+use std::time::Instant;
+
 use hublabio_sdk::wire::openai::{
-    AnsweredBy, ChatLogprobs, CompletionTokensDetails, FinishReason, Hublab, PromptTokensDetails, Timings,
-    TokenLogprob, TopLogprob, Usage,
+    AnsweredBy, ChatLogprobs, CompletionTokensDetails, FinishReason, Hublab, PromptProgress, PromptTokensDetails,
+    Timings, TokenLogprob, TopLogprob, Usage,
 };
 
 use crate::chat::{ChatDone, ChatFinish, TokenProbability};
@@ -15,9 +17,15 @@ pub fn fingerprint() -> String {
 pub fn finish_reason(finish: &ChatFinish) -> FinishReason {
     match finish {
         ChatFinish::End | ChatFinish::Stop(_) | ChatFinish::Cancelled => FinishReason::Stop,
-        ChatFinish::Length => FinishReason::Length,
+        ChatFinish::Length | ChatFinish::ContextFull => FinishReason::Length,
         ChatFinish::ToolCalls => FinishReason::ToolCalls,
     }
+}
+
+/// How much of a prompt has been read since a request came.
+pub fn prompt_progress(read: usize, total: usize, begun: Instant) -> PromptProgress {
+    let time_ms = begun.elapsed().as_millis() as u64;
+    PromptProgress { total: total as u64, processed: read as u64, cache: 0, time_ms }
 }
 
 /// What answers to one prompt took together; the prompt counts once.

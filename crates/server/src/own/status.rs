@@ -46,6 +46,6 @@ pub async fn ready(State(app): State<App>) -> Response {
 )]
 pub async fn metrics(State(app): State<App>) -> Response {
     let open = app.connections().load(Ordering::Relaxed);
-    let text = app.metrics().text(&app.node().status(), open);
+    let text = app.metrics().text(&app.node().status(), app.heap(), open);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

@@ -16,7 +16,7 @@ use crate::error::ApiError;
 use crate::state::App;
 
 /// What the page may do. `connect-src 'self'` is the only way out.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -35,7 +35,7 @@ macro_rules! asset {
     };
 }
 
-static ASSETS: [Asset; 16] = [
+static ASSETS: [Asset; 17] = [
     asset!("index.html", HTML),
     asset!("style.css", "text/css; charset=utf-8"),
     asset!("icon.svg", "image/svg+xml"),
@@ -51,6 +51,7 @@ static ASSETS: [Asset; 16] = [
     asset!("sse.js", SCRIPT),
     asset!("theme.js", SCRIPT),
     asset!("thread.js", SCRIPT),
+    asset!("transfer.js", SCRIPT),
     asset!("tree.js", SCRIPT),
 ];
 

@@ -6,7 +6,7 @@ use hublabio_server::{Limits, ServerConfig};
 use serde_json::{Value as Json, json};
 
 use crate::client::{Reply, Service, folder};
-use crate::tiny::Tiny;
+use crate::tiny::{CONTEXT, Tiny};
 
 fn asked(more: Json) -> Json {
     let mut body = json!({ "model": "default", "max_tokens": 64, "messages": [{ "role": "user", "content": "What does tar do?" }] });
@@ -103,6 +103,22 @@ fn an_answer_says_why_it_ended() {
 }
 
 #[test]
+fn a_context_that_is_full_is_no_limit_of_tokens() {
+    let service =
+        Service::of("anthropic-full", &[("scripted", &Tiny::saying(&["one", "two", "three", "four", "five"]))]);
+    let body = |text: String| json!({ "model": "scripted", "messages": [{ "role": "user", "content": text }] });
+    let count =
+        |text: &str| service.post("/v1/messages/count_tokens", &body(text.into())).ok()["input_tokens"].as_u64();
+    let room = u64::from(CONTEXT) - count("").unwrap();
+    for (left, reason) in [(3, "model_context_window_exceeded"), (30, "end_turn")] {
+        let mut body = body("x".repeat((room - left) as usize));
+        body["max_tokens"] = 100.into();
+        body["temperature"] = 0.into();
+        assert_eq!(service.post("/v1/messages", &body).ok()["stop_reason"], reason);
+    }
+}
+
+#[test]
 fn tools_that_must_be_called_are() {
     let service = Service::of("anthropic-tools", &[("tiny", &Tiny::new())]);
     for (choice, name) in [
@@ -135,6 +151,27 @@ fn tools_that_must_be_called_are() {
     let cut = service.post("/v1/messages", &called(json!({ "tool_choice": { "type": "any" }, "max_tokens": 2 }))).ok();
     assert_eq!(cut["stop_reason"], "max_tokens");
     assert!(cut["content"].as_array().unwrap().iter().all(|block| block["type"] == "text"), "{cut}");
+}
+
+#[test]
+fn a_call_comes_while_it_is_written() {
+    let script = ["<tool_call>{\"name\": \"clock\", ", "\"arguments\": {\"a\": \"x", "y\"", "}}", "</tool_call>"];
+    let service = Service::of("anthropic-growing", &[("scripted", &Tiny::saying(&script))]);
+    let body = |max_tokens: u32| called(json!({ "model": "scripted", "temperature": 0, "max_tokens": max_tokens }));
+    let pieces = |events: &[(String, Json)]| -> Vec<String> {
+        let json = events.iter().filter_map(|(_, data)| data["delta"]["partial_json"].as_str().map(str::to_owned));
+        json.collect()
+    };
+    let whole = service.post("/v1/messages", &body(100)).ok();
+    assert_eq!((&whole["content"][0]["input"], &whole["stop_reason"]), (&json!({ "a": "xy" }), &json!("tool_use")));
+    assert_eq!(pieces(&stream(&service, body(100))), ["{\"a\": \"x", "y\"", "}"]);
+    let cut = service.post("/v1/messages", &body(3)).ok();
+    assert_eq!((&cut["content"][0]["type"], &cut["stop_reason"]), (&json!("text"), &json!("max_tokens")));
+    let events = stream(&service, body(3));
+    assert_eq!(pieces(&events), ["{\"a\": \"x", "y\""]);
+    let names: Vec<&str> = events.iter().rev().take(3).map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["message_stop", "message_delta", "content_block_stop"]);
+    assert_eq!(events[events.len() - 2].1["delta"]["stop_reason"], "max_tokens");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hublabio_runtime::Error;
 use hublabio_runtime::moe::ModelSource;
@@ -55,6 +55,11 @@ impl Service {
 
     /// With these model files beside it, each under its name.
     pub fn of(test: &str, files: &[(&str, &Tiny)]) -> Self {
+        Self::of_with(test, files, NodeConfig::default())
+    }
+
+    /// The same on a node with other limits.
+    pub fn of_with(test: &str, files: &[(&str, &Tiny)], node: NodeConfig) -> Self {
         let folder = folder(test);
         let mut saved = Vec::new();
         for (name, tiny) in files {
@@ -62,7 +67,7 @@ impl Service {
             std::fs::write(&path, tiny.bytes()).unwrap();
             saved.push((*name, path));
         }
-        Self::with(ServerConfig::default(), NodeConfig::default(), &saved)
+        Self::with(ServerConfig::default(), node, &saved)
     }
 
     pub fn with(config: ServerConfig, node: NodeConfig, files: &[(&str, PathBuf)]) -> Self {
@@ -122,6 +127,22 @@ impl Service {
     /// With more header lines, each ended by a line break.
     pub fn post_with(&self, path: &str, headers: &str, body: &[u8]) -> Reply {
         Reply::parse(&self.raw(post_request(path, headers, body)))
+    }
+
+    /// What `/metrics` says of a name without labels.
+    pub fn metric(&self, name: &str) -> u64 {
+        let text = self.get("/metrics").text();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no `{name}` in\n{text}")).parse().unwrap()
+    }
+
+    /// Waits until a metric has this value.
+    pub fn wait_for(&self, name: &str, value: u64) {
+        let end = Instant::now() + PATIENCE;
+        while self.metric(name) != value {
+            assert!(Instant::now() < end, "{name} is {}, not {value}", self.metric(name));
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     pub fn chat(&self, body: &Json) -> Reply {

@@ -20,6 +20,9 @@ fn every_field_is_honoured_inert_or_refused_by_name() {
         ("store", json!(true)),
         ("service_tier", json!("auto")),
         ("prompt_cache_key", json!("k")),
+        ("prompt_cache_options", json!({ "mode": "implicit" })),
+        ("verbosity", json!("medium")),
+        ("reasoning_effort", json!("none")),
         ("safety_identifier", json!("s")),
         ("nothing_known", json!(null)),
         ("modalities", json!(["text"])),
@@ -35,6 +38,7 @@ fn every_field_is_honoured_inert_or_refused_by_name() {
         ("audio", json!({})),
         ("web_search_options", json!({})),
         ("reasoning_effort", json!("low")),
+        ("verbosity", json!("low")),
         ("best_of", json!(2)),
         ("modalities", json!(["text", "audio"])),
         ("zzz", json!(1)),
@@ -45,6 +49,33 @@ fn every_field_is_honoured_inert_or_refused_by_name() {
     }
     let error = with("temprature", json!(1)).error(400);
     assert!(error["message"].as_str().unwrap().contains("did you mean `temperature`?"), "{error}");
+}
+
+#[test]
+fn a_template_is_told_how_much_to_think() {
+    let template = "{% for m in messages %}{{ m.content }}{% endfor %}{{ reasoning_effort }}{{ enable_thinking }}:";
+    let service = Service::of("effort", &[("thinks", &Tiny::with_template(template))]);
+    let prompt_tokens = |path: &str, body: Json, place: &str| {
+        let found = service.post(path, &body).ok();
+        found.pointer(place).and_then(Json::as_u64).unwrap_or_else(|| panic!("{found}"))
+    };
+    let chat = |effort: Json| {
+        let body = json!({ "model": "thinks", "messages": [{ "role": "user", "content": "x" }], "max_tokens": 1,
+            "reasoning_effort": effort });
+        prompt_tokens("/v1/chat/completions", body, "/usage/prompt_tokens")
+    };
+    let responses = |effort: Json| {
+        let body =
+            json!({ "model": "thinks", "input": "x", "max_output_tokens": 1, "reasoning": { "effort": effort } });
+        prompt_tokens("/v1/responses", body, "/usage/input_tokens")
+    };
+    let plain = chat(json!(null));
+    assert_eq!((chat(json!("low")), chat(json!("medium"))), (plain + 3, plain + 6));
+    // The switch is told `False`.
+    assert_eq!(chat(json!("none")), plain + 5);
+    for effort in [json!(null), json!("low"), json!("none")] {
+        assert_eq!(responses(effort.clone()), chat(effort));
+    }
 }
 
 #[test]

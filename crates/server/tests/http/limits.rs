@@ -8,6 +8,7 @@ use hublabio_server::{Limits, ServerConfig};
 use serde_json::json;
 
 use crate::client::{Reply, Service, half_close, post_request, question, read_all};
+use crate::tiny::{CONTEXT, EOS, Tiny};
 
 fn limited(limits: Limits) -> Service {
     Service::with(ServerConfig { limits, ..ServerConfig::default() }, NodeConfig::default(), &[])
@@ -102,6 +103,29 @@ fn paths_and_methods_that_are_not_there_are_told_in_json() {
 }
 
 #[test]
+fn what_can_be_got_can_be_asked_for_without_its_body() {
+    let service = Service::start();
+    // Ollama's client asks for the first of them before anything else.
+    for path in
+        ["/", "/health", "/api/tags", "/api/version", "/api/ps", "/v1/models", "/v1/models/default", "/openapi.json"]
+    {
+        let ask = |method: &str| {
+            service.raw(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
+        };
+        let (whole, head) = (Reply::parse(&ask("GET")), Reply::parse(&ask("HEAD")));
+        assert_eq!((whole.status, head.status), (200, 200), "{path}");
+        assert_eq!(head.header("content-type"), whole.header("content-type"), "{path}");
+        assert!(head.body.is_empty() && !whole.body.is_empty(), "{path}");
+        assert_eq!(head.header("content-length"), whole.body.len().to_string(), "{path}");
+    }
+    let head = |path: &str| {
+        let request = format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        Reply::parse(&service.raw(request)).status
+    };
+    assert_eq!((head("/v1/models/nobody"), head("/v1/chat/completions"), head("/nothing")), (404, 405, 404));
+}
+
+#[test]
 fn what_is_no_http_closes_the_connection_and_nothing_else() {
     let service = Service::start();
     for bytes in [
@@ -183,6 +207,136 @@ fn connections_over_the_limit_are_turned_away() {
         std::thread::sleep(Duration::from_millis(20));
     }
     panic!("the connections are still held");
+}
+
+#[test]
+fn what_all_requests_hold_together_is_bounded() {
+    let service = limited(Limits { heap_bytes: 4 << 20, body_bytes: 1 << 20, ..Limits::default() });
+    let held = || {
+        let text = service.get("/metrics").text();
+        let line = text.lines().find_map(|line| line.strip_prefix("hublab_heap_bytes ").map(str::to_owned));
+        line.unwrap().parse::<usize>().unwrap()
+    };
+    // Kept answers and the pages of their store have their part from the start.
+    let reserved = held();
+    assert_eq!(reserved, (1 << 20) + (256 << 10));
+    // A body that is small as text and large as a tree.
+    let mut body = question("x");
+    body["prompt"] = vec![1; 100_000].into();
+    let refused = service.post("/v1/completions", &body);
+    let error = refused.error(413);
+    assert_eq!(error["code"], "body_too_large");
+    assert!(error["message"].as_str().unwrap().contains("heap_size"), "{error}");
+    assert_eq!(held(), reserved);
+    // Bodies that are on their way.
+    let head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 600000\r\n\r\n{";
+    let mut open: Vec<_> = (0..2).map(|_| service.connect()).collect();
+    for (at, stream) in open.iter_mut().enumerate() {
+        stream.write_all(head.as_bytes()).unwrap();
+        until("the body is being read", || held() == reserved + (at + 1) * 1_200_000);
+    }
+    let refused = Reply::parse(&service.raw(head));
+    assert_eq!(refused.error(503)["code"], "overloaded");
+    assert_eq!(refused.header("retry-after"), "1");
+    alive(&service);
+    drop(open);
+    until("they are gone", || held() == reserved);
+    // A question holds its part until its answer has been read.
+    let mut body = question("What does tar do?");
+    body["stream"] = true.into();
+    body["n"] = 8.into();
+    body["temperature"] = 2.into();
+    let text = body.to_string();
+    let request = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{text}",
+        text.len()
+    );
+    let mut stream = service.connect();
+    stream.write_all(request.as_bytes()).unwrap();
+    until("it is asked", || held() > reserved);
+    stream.read_exact(&mut [0; 12]).unwrap();
+    drop(stream);
+    until("it is given up", || held() == reserved);
+}
+
+/// Waits until it is so.
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    for _ in 0..5000 {
+        if is_so() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    panic!("never: {what}");
+}
+
+#[test]
+fn a_full_queue_says_when_to_come_again() {
+    let node = NodeConfig { running_max: 1, queue_max: 1, ..NodeConfig::default() };
+    let service = Service::of_with("full", &[("tiny", &Tiny::new())], node);
+    let endless = json!({ "model": "tiny", "messages": [{ "role": "user", "content": "x" }], "stream": true,
+        "logit_bias": { EOS.to_string(): -100 } });
+    let begin = || {
+        let mut stream = service.connect();
+        stream.write_all(&post_request("/v1/chat/completions", "", endless.to_string().as_bytes())).unwrap();
+        stream
+    };
+    let runs = begin();
+    service.wait_for("hublab_running", 1);
+    let waits = begin();
+    service.wait_for("hublab_waiting", 1);
+    assert_eq!(service.get("/ready").status, 503);
+    let messages = json!([{ "role": "user", "content": "x" }]);
+    for (path, body, class) in [
+        ("/v1/chat/completions", json!({ "messages": messages }), "rate_limit_error"),
+        ("/v1/completions", json!({ "prompt": "x" }), "rate_limit_error"),
+        ("/v1/responses", json!({ "input": "x" }), "rate_limit_error"),
+        ("/v1/messages", json!({ "messages": messages, "max_tokens": 4 }), "rate_limit_error"),
+        ("/api/chat", json!({ "messages": messages }), ""),
+        ("/api/generate", json!({ "prompt": "x" }), ""),
+    ] {
+        for streamed in [false, true] {
+            let mut body = body.clone();
+            body["model"] = "tiny".into();
+            body["stream"] = streamed.into();
+            let reply = service.post(path, &body);
+            assert_eq!((reply.status, reply.header("retry-after")), (429, "1"), "{path}: {}", reply.text());
+            let error = reply.json()["error"].clone();
+            assert_eq!(error["type"].as_str().unwrap_or_default(), class, "{path}: {error}");
+        }
+    }
+    drop((runs, waits));
+    service.wait_for("hublab_answers_cancelled_total", 2);
+    service.chat(&question("What does tar do?")).ok();
+}
+
+#[test]
+fn who_leaves_is_counted_as_cancelled_and_nothing_is_computed_for_them() {
+    let service = Service::of("cancelled", &[("tiny", &Tiny::new())]);
+    let ask = |path: &str, body: serde_json::Value| {
+        let mut stream = service.connect();
+        stream.write_all(&post_request(path, "", body.to_string().as_bytes())).unwrap();
+        stream
+    };
+    let messages = json!([{ "role": "user", "content": "x" }]);
+    let bias = json!({ EOS.to_string(): -100 });
+    let streamed = ask(
+        "/v1/chat/completions",
+        json!({ "model": "tiny", "messages": messages, "stream": true, "logit_bias": bias }),
+    );
+    let whole = ask("/v1/chat/completions", json!({ "model": "tiny", "messages": messages, "logit_bias": bias }));
+    let responses = ask("/v1/responses", json!({ "model": "tiny", "input": "x", "logit_bias": bias, "stream": true }));
+    service.wait_for("hublab_running", 3);
+    for (left, connection) in [streamed, whole, responses].into_iter().enumerate() {
+        drop(connection);
+        service.wait_for("hublab_answers_cancelled_total", left as u64 + 1);
+        assert_eq!(service.metric("hublab_running"), 2 - left as u64);
+    }
+    let computed = service.metric("hublab_generated_tokens_total");
+    assert!(computed < 3 * u64::from(CONTEXT), "{computed} tokens were computed: these were whole answers");
+    assert_eq!(service.metric("hublab_answers_done_total"), 0);
+    service.chat(&question("What does tar do?")).ok();
+    service.wait_for("hublab_answers_done_total", 1);
 }
 
 #[test]

@@ -30,11 +30,40 @@ fn chat(more: Json) -> Json {
     with(json!({ "model": "default", "messages": [{ "role": "user", "content": QUESTION }], "stream": false }), &more)
 }
 
-/// The lines of a streamed answer.
+/// The lines of a streamed answer: each is one object and ends with a line break, the last one, too.
 fn lines(reply: &Reply) -> Vec<Json> {
     assert_eq!(reply.status, 200, "{}", reply.text());
     assert_eq!(reply.header("content-type"), "application/x-ndjson");
-    reply.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    let text = reply.text();
+    let text = text.strip_suffix('\n').unwrap_or_else(|| panic!("the last line has no end: {text}"));
+    let line = |line: &str| -> Json {
+        let found: Json = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        assert!(found.is_object(), "{line}");
+        found
+    };
+    text.split('\n').map(line).collect()
+}
+
+/// Checks the lines of `/api/generate` or `/api/chat` one by one; `place` is where their text stands.
+fn check_lines(found: &[Json], place: &str) {
+    let (last, pieces) = found.split_last().unwrap();
+    for line in found {
+        assert_eq!(line["model"], found[0]["model"], "{line}");
+        assert!(line["created_at"].as_str().unwrap().ends_with('Z'), "{line}");
+        assert!(line.pointer(place).unwrap().is_string(), "{line}");
+        assert!(place != "/message/content" || line["message"]["role"] == "assistant", "{line}");
+    }
+    for line in pieces {
+        assert_eq!(line["done"], false, "{line}");
+        for name in ["done_reason", "total_duration", "eval_count", "hublab"] {
+            assert!(line.get(name).is_none(), "{line}");
+        }
+    }
+    assert_eq!(last["done"], true, "{last}");
+    assert!(
+        last["done_reason"].is_string() && last["eval_count"].is_u64() && last["total_duration"].is_u64(),
+        "{last}"
+    );
 }
 
 fn refused(reply: &Reply, status: u16) -> String {
@@ -69,7 +98,7 @@ fn a_question_is_answered_whole_and_in_lines() {
     // Lines are what comes where nothing is said.
     let found = lines(&service.post("/api/generate", &json!({ "model": "default:latest", "prompt": QUESTION })));
     assert_eq!(joined(&found, "/response"), ANSWER);
-    assert!(found[..found.len() - 1].iter().all(|line| line["done"] == false && line.get("done_reason").is_none()));
+    check_lines(&found, "/response");
     assert_eq!(found.last().unwrap()["eval_count"], whole["eval_count"]);
     let raw = service.post("/api/generate", &generate(json!({ "raw": true, "options": { "num_predict": 3 } }))).ok();
     assert_eq!(raw["done_reason"], "length");
@@ -87,7 +116,7 @@ fn a_conversation_is_answered_whole_and_in_lines() {
     assert_eq!(whole["logprobs"][0]["top_logprobs"].as_array().unwrap().len(), 2);
     let found = lines(&service.post("/api/chat", &chat(json!({ "stream": null, "think": false }))));
     assert_eq!(joined(&found, "/message/content"), ANSWER);
-    assert_eq!(found.last().unwrap()["done"], true);
+    check_lines(&found, "/message/content");
 }
 
 #[test]
@@ -195,6 +224,13 @@ fn models_are_listed_and_described() {
     assert_eq!(shown["capabilities"], json!(["completion", "tools", "embedding"]));
     assert!(shown["template"].as_str().unwrap().contains("messages"));
     assert_eq!(service.post("/api/show", &json!({ "name": "swarm" })).ok()["details"]["family"], "swarm");
+    // As Ollama's own client asks.
+    let asked = json!({ "model": "tiny", "system": "", "template": "", "verbose": false, "options": null, "name": "" });
+    assert_eq!(service.post("/api/show", &asked).status, 200);
+    for (name, value) in [("system", json!("x")), ("template", json!("x")), ("options", json!({ "seed": 1 }))] {
+        let reply = service.post("/api/show", &with(asked.clone(), &json!({ name: value })));
+        assert!(refused(&reply, 400).contains(&format!("`{name}` is not supported")), "{}", reply.text());
+    }
     assert!(service.get("/api/ps").ok()["models"].is_array());
     assert!(service.get("/api/version").ok()["version"].is_string());
     assert!(refused(&service.post("/api/show", &json!({ "model": "nobody" })), 404).contains("nobody"));
@@ -306,6 +342,10 @@ fn nothing_is_fetched_unless_the_operator_allows_it() {
     let service = Service::start();
     let message = refused(&service.post("/api/pull", &json!({ "model": "llama3", "stream": false })), 403);
     assert!(message.contains("hublab pull llama3"), "{message}");
+    // As Ollama's own client asks.
+    let asked = json!({ "model": "llama3", "username": "", "password": "", "name": "" });
+    assert!(refused(&service.post("/api/pull", &asked), 403).contains("--allow-pull"));
+    assert!(refused(&service.post("/api/pull", &with(asked, &json!({ "username": "x" }))), 400).contains("`username`"));
     assert!(
         refused(&service.post("/api/pull", &json!({ "model": "llama3", "insecure": true })), 400).contains("insecure")
     );

@@ -162,6 +162,44 @@ fn what_is_kept_is_bounded_and_its_owners() {
 }
 
 #[test]
+fn what_is_kept_outlives_the_service() {
+    let folder = folder("responses-kept");
+    let start = |limits| {
+        let config = ServerConfig { data_folder: Some(folder.clone()), limits, ..ServerConfig::default() };
+        Service::with(config, NodeConfig::default(), &[])
+    };
+    let service = start(Limits::default());
+    let first = service.post(PATH, &asked(json!({}))).ok();
+    let second = service.post(PATH, &asked(json!({ "input": "And gzip?", "previous_response_id": first["id"] }))).ok();
+    let unkept = service.post(PATH, &asked(json!({ "store": false }))).ok();
+    let path = |response: &Json| format!("{PATH}/{}", response["id"].as_str().unwrap());
+    assert_eq!(delete(&service, &path(&first)).ok()["deleted"], true);
+    drop(service);
+
+    let service = start(Limits { stored_responses: 2, ..Limits::default() });
+    assert_eq!(service.get(&path(&second)).ok(), second);
+    service.get(&path(&first)).error(404);
+    service.get(&path(&unkept)).error(404);
+    // It holds its conversation although the beginning was deleted.
+    let third = service.post(PATH, &asked(json!({ "input": "And zip?", "previous_response_id": second["id"] }))).ok();
+    let items = service.get(&format!("{}/input_items?order=asc", path(&third))).ok();
+    let texts: Vec<_> = items["data"].as_array().unwrap().iter().map(|item| &item["content"][0]["text"]).collect();
+    assert_eq!((texts.len(), texts[0], texts[4]), (5, &json!("What does tar do?"), &json!("And zip?")));
+    // The oldest leaves first.
+    service.post(PATH, &asked(json!({}))).ok();
+    service.get(&path(&second)).error(404);
+    service.get(&path(&third)).ok();
+    drop(service);
+
+    // What is too large to be kept says so.
+    let service = start(Limits { stored_bytes: 10, ..Limits::default() });
+    let large = service.post(PATH, &asked(json!({}))).ok();
+    assert_eq!(large["store"], false);
+    assert!(large["hublab"]["notes"][0].as_str().unwrap().contains("not kept"), "{large}");
+    service.get(&path(&large)).error(404);
+}
+
+#[test]
 fn tools_that_must_be_called_are() {
     let service = Service::of("responses-tools", &[("tiny", &Tiny::new())]);
     for choice in [json!("required"), json!({ "type": "function", "name": "clock" })] {
@@ -189,6 +227,36 @@ fn tools_that_must_be_called_are() {
         ] });
         service.post(PATH, &called(next)).ok();
     }
+}
+
+#[test]
+fn a_call_comes_while_it_is_written() {
+    let script = ["<tool_call>{\"name\": \"clock\", ", "\"arguments\": {\"zone\": \"x", "y\"", "}}", "</tool_call>"];
+    let service = Service::of("responses-growing", &[("scripted", &Tiny::saying(&script))]);
+    let body = |max_tokens: u32| {
+        called(json!({ "model": "scripted", "temperature": 0, "tool_choice": "auto", "max_output_tokens": max_tokens }))
+    };
+    let deltas = |events: &[(String, Json)]| -> Vec<String> {
+        let of_calls = events.iter().filter(|(name, _)| name == "response.function_call_arguments.delta");
+        of_calls.map(|(_, data)| data["delta"].as_str().unwrap().to_owned()).collect()
+    };
+    let whole = service.post(PATH, &body(100)).ok();
+    let events = stream(&service, body(100));
+    assert_eq!(deltas(&events), ["{\"zone\": \"x", "y\"", "}"]);
+    assert_eq!(lasting(events.last().unwrap().1["response"].clone()), lasting(whole));
+    // Cut, it is text where the answer is whole, and an item that is not complete in a stream.
+    let cut = service.post(PATH, &body(3)).ok();
+    assert_eq!((&cut["status"], &cut["output"][0]["type"]), (&json!("incomplete"), &json!("message")));
+    let events = stream(&service, body(3));
+    assert_eq!(deltas(&events), ["{\"zone\": \"x", "y\""]);
+    let last = &events.last().unwrap().1["response"];
+    assert_eq!(last["status"], "incomplete");
+    let item = &last["output"][0];
+    assert_eq!((&item["type"], &item["status"]), (&json!("function_call"), &json!("incomplete")));
+    // Who goes on from it has not called.
+    let next = json!({ "previous_response_id": last["id"], "input": "Go on.", "model": "scripted", "temperature": 0,
+        "tool_choice": "auto", "max_output_tokens": 1 });
+    service.post(PATH, &called(next)).ok();
 }
 
 #[test]
@@ -232,6 +300,7 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         (json!({ "input": [] }), "input"),
         (json!({ "input": 5 }), "input"),
         (json!({ "input": [5] }), "input[0]"),
+        (json!({ "input": [{ "content": "a" }] }), "input[0].type"),
         (json!({ "input": [{ "type": "item_reference", "id": "x" }] }), "input[0].type"),
         (json!({ "input": [{ "role": "user", "content": [{ "type": "input_image" }] }] }), "input[0].content[0].type"),
     ] {

@@ -24,7 +24,34 @@ fn a_swarm_answers_and_says_who_did() {
     pinned["hublab"] = json!({ "expert": "rust", "session": 3 });
     assert_eq!(service.chat(&pinned).ok()["hublab"]["answered_by"][0]["expert"], "rust");
     pinned["hublab"]["expert"] = "nobody".into();
-    assert_eq!(service.chat(&pinned).error(400)["param"], "expert");
+    assert_eq!(service.chat(&pinned).error(400)["param"], "hublab.expert");
+}
+
+#[test]
+fn what_only_a_swarm_can_do_is_refused_for_a_single_model() {
+    let service = Service::start();
+    let messages = json!([{ "role": "user", "content": "x" }]);
+    for (path, body) in [
+        ("/v1/chat/completions", json!({ "messages": messages })),
+        ("/v1/responses", json!({ "input": "x" })),
+        ("/v1/messages", json!({ "messages": messages, "max_tokens": 4 })),
+        ("/v1/messages/count_tokens", json!({ "messages": messages })),
+        ("/api/chat", json!({ "messages": messages })),
+        ("/api/generate", json!({ "prompt": "x" })),
+    ] {
+        for (wish, named) in [("expert", json!("python")), ("session", json!(3)), ("colour", json!("red"))] {
+            let mut body = body.clone();
+            body["model"] = "default".into();
+            body["hublab"][wish] = named;
+            let reply = service.post(path, &body);
+            assert_eq!(reply.status, 400, "{path} {wish}: {}", reply.text());
+            assert!(reply.text().contains(&format!("`hublab.{wish}`")), "{}", reply.text());
+        }
+        let mut body = body.clone();
+        body["model"] = "default".into();
+        body["hublab"] = json!({});
+        assert_eq!(service.post(path, &body).status, 200, "{path}");
+    }
 }
 
 #[test]

@@ -35,12 +35,48 @@ impl Tiny {
     }
 
     pub fn with_template(template: &str) -> Self {
-        let tokens = tokens();
-        let mut tiny = Self { metadata: metadata(&tokens, template), tensors: Vec::new() };
-        let vocab = tokens.len() as u64;
         let mut random = Random(7);
+        let tokens = tokens();
+        let embeddings = random.weights(D_MODEL * tokens.len() as u64);
+        let mut tiny = Self::of_layers(&tokens, template, embeddings, |n| random.weights(n));
+        tiny.add("output.weight", &[D_MODEL, tokens.len() as u64], random.weights(D_MODEL * tokens.len() as u64));
+        tiny
+    }
+
+    /// A model that answers whatever it is asked with these pieces, one a token, and then ends. Its layers add nothing, so that
+    /// the next token depends on the last one alone; each piece is a direction of its own.
+    pub fn saying(script: &[&str]) -> Self {
+        // The direction of every token that is not of the script.
+        const ANY: usize = D_MODEL as usize - 1;
+        assert!((1..ANY).contains(&script.len()));
+        let mut tokens = tokens();
+        let first = tokens.len();
+        tokens.extend(script.iter().map(|piece| piece.replace(' ', "▁")));
+        let mut embeddings = vec![0.0; tokens.len() * D_MODEL as usize];
+        let mut output = embeddings.clone();
+        for token in 0..tokens.len() {
+            let row = token * D_MODEL as usize;
+            embeddings[row + token.checked_sub(first).unwrap_or(ANY)] = 1.0;
+            if let Some(place) = token.checked_sub(first) {
+                output[row + place.checked_sub(1).unwrap_or(ANY)] = 1.0;
+            }
+        }
+        output[EOS as usize * D_MODEL as usize + script.len() - 1] = 1.0;
+        let mut tiny = Self::of_layers(&tokens, TEMPLATE, embeddings, |n| vec![0.0; n as usize]);
+        tiny.add("output.weight", &[D_MODEL, tokens.len() as u64], output);
+        tiny
+    }
+
+    /// All but the output.
+    fn of_layers(
+        tokens: &[String],
+        template: &str,
+        embeddings: Vec<f32>,
+        mut weights: impl FnMut(u64) -> Vec<f32>,
+    ) -> Self {
+        let mut tiny = Self { metadata: metadata(tokens, template), tensors: Vec::new() };
         let kv = D_MODEL / u64::from(HEADS) * u64::from(KV_HEADS);
-        tiny.add("token_embd.weight", &[D_MODEL, vocab], random.weights(D_MODEL * vocab));
+        tiny.add("token_embd.weight", &[D_MODEL, tokens.len() as u64], embeddings);
         for layer in 0..LAYERS {
             for (name, dims) in [
                 ("attn_q", [D_MODEL, D_MODEL]),
@@ -51,14 +87,13 @@ impl Tiny {
                 ("ffn_up", [D_MODEL, D_FF]),
                 ("ffn_down", [D_FF, D_MODEL]),
             ] {
-                tiny.add(&format!("blk.{layer}.{name}.weight"), &dims, random.weights(dims[0] * dims[1]));
+                tiny.add(&format!("blk.{layer}.{name}.weight"), &dims, weights(dims[0] * dims[1]));
             }
             for name in ["attn_norm", "ffn_norm"] {
                 tiny.add(&format!("blk.{layer}.{name}.weight"), &[D_MODEL], vec![1.0; D_MODEL as usize]);
             }
         }
         tiny.add("output_norm.weight", &[D_MODEL], vec![1.0; D_MODEL as usize]);
-        tiny.add("output.weight", &[D_MODEL, vocab], random.weights(D_MODEL * vocab));
         tiny
     }
 

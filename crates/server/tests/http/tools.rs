@@ -30,6 +30,33 @@ fn asked(more: Json) -> Json {
     body
 }
 
+/// What a model says that calls a tool of its own accord, a token each.
+const CALLING: [&str; 9] = [
+    "One moment.",
+    "<tool_call>",
+    "{\"name\": \"clock\"",
+    ", \"arguments\": ",
+    "{\"zone\"",
+    ": \"Eur",
+    "ope\"}",
+    "}\n",
+    "</tool_call>",
+];
+
+/// A question to a model that was told what to say.
+fn free(more: &Json) -> Json {
+    let body = json!({ "model": "scripted", "temperature": 0, "tools": [clock()] });
+    let mut body = asked(body);
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    body
+}
+
+/// The pieces in which the arguments of a stream's calls come, the empty one of the beginning first.
+fn pieces(chunks: &[Json]) -> Vec<String> {
+    let calls = chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["tool_calls"].as_array()).flatten();
+    calls.map(|call| call["function"]["arguments"].as_str().unwrap().to_owned()).collect()
+}
+
 /// Whether a call obeys the schema of its tool.
 fn check_call(call: &Json) {
     assert_eq!(call["type"], "function");
@@ -86,6 +113,7 @@ fn an_untrained_model_calls_as_the_schema_has_it_a_hundred_times_of_a_hundred() 
             let chunks = service.stream("/v1/chat/completions", &body);
             let text = |value: &Json| value.as_str().unwrap().to_owned();
             assert_eq!(joined(&chunks), [(text(&function["name"]), text(&function["arguments"]))]);
+            assert!(function["name"] == "clock" || pieces(&chunks).len() > 4, "{chunks:?}");
             assert_eq!(chunks.last().unwrap()["choices"][0]["finish_reason"], "tool_calls");
         }
     }
@@ -112,6 +140,18 @@ fn a_named_tool_is_the_one_that_is_called() {
 }
 
 #[test]
+fn a_tool_without_parameters_is_called_without_arguments() {
+    let service = Service::of("no-parameters", &[("tiny", &Tiny::new())]);
+    let mut tool = clock();
+    // The last is how clients in Go write it.
+    for parameters in [json!(null), json!({ "properties": {} }), json!({ "type": "object", "properties": null })] {
+        tool["function"]["parameters"] = parameters;
+        let whole = service.chat(&asked(json!({ "tools": [tool], "tool_choice": "required", "seed": 1 }))).ok();
+        assert_eq!(whole["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"], "{}", "{whole}");
+    }
+}
+
+#[test]
 fn several_calls_come_where_they_are_allowed() {
     let service = Service::of("parallel", &[("tiny", &Tiny::new())]);
     let mut most = 0;
@@ -133,7 +173,7 @@ fn several_calls_come_where_they_are_allowed() {
 #[test]
 fn a_call_that_is_cut_is_told_as_cut() {
     let service = Service::of("cut", &[("tiny", &Tiny::new())]);
-    for max_tokens in [1, 10, 30] {
+    for max_tokens in [1, 10, 30, 60] {
         let body =
             asked(json!({ "tools": [weather()], "tool_choice": "required", "seed": 1, "max_tokens": max_tokens }));
         let whole = service.chat(&body).ok();
@@ -141,8 +181,86 @@ fn a_call_that_is_cut_is_told_as_cut() {
         assert_eq!(choice["finish_reason"], "length");
         assert!(choice["message"].get("tool_calls").is_none(), "{whole}");
         let chunks = service.stream("/v1/chat/completions", &body);
-        assert_eq!(joined(&chunks), []);
         assert_eq!(chunks.last().unwrap()["choices"][0]["finish_reason"], "length");
+        // What was written of it came, and is no JSON.
+        let begun = joined(&chunks);
+        assert_eq!(begun.len(), usize::from(max_tokens > 40), "{chunks:?}");
+        for (_, arguments) in begun {
+            assert!(serde_json::from_str::<Json>(&arguments).is_err(), "{arguments}");
+        }
+    }
+}
+
+#[test]
+fn a_call_comes_while_it_is_written() {
+    let service = Service::of("growing", &[("scripted", &Tiny::saying(&CALLING))]);
+    let whole = service.chat(&free(&json!({}))).ok();
+    let choice = &whole["choices"][0];
+    assert_eq!(
+        (&choice["message"]["content"], &choice["finish_reason"]),
+        (&json!("One moment."), &json!("tool_calls"))
+    );
+    let function = &choice["message"]["tool_calls"][0]["function"];
+    assert_eq!(*function, json!({ "name": "clock", "arguments": "{\"zone\": \"Europe\"}" }));
+    let chunks = service.stream("/v1/chat/completions", &free(&json!({})));
+    assert_eq!(joined(&chunks), [("clock".to_owned(), "{\"zone\": \"Europe\"}".to_owned())]);
+    assert_eq!(pieces(&chunks), ["", "{\"zone\"", ": \"Eur", "ope\"}"]);
+    assert_eq!(chunks.last().unwrap()["choices"][0]["finish_reason"], "tool_calls");
+    // The same cut within the arguments.
+    let cut = free(&json!({ "max_tokens": 6 }));
+    let choice = service.chat(&cut).ok()["choices"][0].clone();
+    assert_eq!((&choice["finish_reason"], choice["message"].get("tool_calls")), (&json!("length"), None));
+    let chunks = service.stream("/v1/chat/completions", &cut);
+    assert_eq!(pieces(&chunks), ["", "{\"zone\"", ": \"Eur"]);
+    assert_eq!(chunks.last().unwrap()["choices"][0]["finish_reason"], "length");
+}
+
+#[test]
+fn a_call_before_a_stop_string_is_one() {
+    let service = Service::of("stopped-call", &[("scripted", &Tiny::saying(&CALLING))]);
+    let choice = service.chat(&free(&json!({ "stop": "</tool_call>" }))).ok()["choices"][0].clone();
+    assert_eq!(
+        (&choice["finish_reason"], &choice["message"]["content"]),
+        (&json!("tool_calls"), &json!("One moment."))
+    );
+    assert_eq!(choice["message"]["tool_calls"][0]["function"]["name"], "clock");
+    let choice = service.chat(&free(&json!({ "stop": "ope" }))).ok()["choices"][0].clone();
+    assert_eq!((&choice["finish_reason"], choice["message"].get("tool_calls")), (&json!("stop"), None));
+}
+
+#[test]
+fn a_call_that_cannot_be_read_is_none() {
+    let script = ["<tool_call>{\"name\": \"clock\", \"arguments\": {\"zone\": ", "True}}</tool_call>"];
+    let service = Service::of("unreadable", &[("scripted", &Tiny::saying(&script))]);
+    let whole = service.chat(&free(&json!({}))).ok();
+    let choice = &whole["choices"][0];
+    assert_eq!((&choice["finish_reason"], choice["message"].get("tool_calls")), (&json!("stop"), None));
+    assert_eq!(choice["message"]["content"], script.concat());
+    assert!(whole["hublab"]["notes"][0].as_str().unwrap().contains("cannot be read"), "{whole}");
+    let chunks = service.stream("/v1/chat/completions", &free(&json!({})));
+    assert_eq!(pieces(&chunks), ["", "{\"zone\": "]);
+    let last = chunks.last().unwrap();
+    assert_eq!(last["choices"][0]["finish_reason"], "stop");
+    assert_eq!(last["hublab"]["notes"], whole["hublab"]["notes"]);
+}
+
+#[test]
+fn one_call_comes_where_one_is_allowed() {
+    let script = [
+        "<tool_call>{\"name\": \"clock\", \"arguments\": {\"n\": 1}}</tool_call>",
+        "\n<tool_call>{\"name\": \"clock\", \"arguments\": {\"n\": 2}}</tool_call>",
+    ];
+    let service = Service::of("one-call", &[("scripted", &Tiny::saying(&script))]);
+    for (parallel, expected) in [(json!(null), 2), (json!(true), 2), (json!(false), 1)] {
+        let body = free(&json!({ "tool_choice": "auto", "parallel_tool_calls": parallel }));
+        let whole = service.chat(&body).ok();
+        let calls = whole["choices"][0]["message"]["tool_calls"].as_array().unwrap();
+        assert_eq!(calls.len(), expected, "{whole}");
+        assert_eq!(whole["hublab"]["notes"].is_array(), expected == 1, "{whole}");
+        assert_eq!(whole["choices"][0]["finish_reason"], "tool_calls");
+        let chunks = service.stream("/v1/chat/completions", &body);
+        let arguments: Vec<_> = calls.iter().map(|call| call["function"]["arguments"].as_str().unwrap()).collect();
+        assert_eq!(joined(&chunks).iter().map(|(_, arguments)| arguments).collect::<Vec<_>>(), arguments);
     }
 }
 

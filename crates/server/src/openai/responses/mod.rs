@@ -1,6 +1,7 @@
 //! `/v1/responses`: questions whose answers are kept, so that the next one need not repeat the conversation.
 //!
-//! `read.rs` reads a request and makes messages of items, `write.rs` makes items and events of an answer, `store.rs` keeps both.
+//! `read.rs` reads a request and makes messages of items, `write.rs` makes items and events of an answer, `store.rs` keeps both,
+//! on disk or in memory.
 
 mod read;
 pub mod store;
@@ -21,12 +22,13 @@ use serde_json::json;
 
 use crate::chat;
 use crate::error::ApiError;
+use crate::fields::in_short;
 use crate::limits::JsonBody;
 use crate::security::Client;
 use crate::sse;
-use crate::state::App;
+use crate::state::{App, blocking};
 use crate::thinking;
-use store::{Owner, Stored, Turn};
+use store::{Owner, StoreError, Stored};
 
 /// Items of a list where nothing is said, and at most.
 const LIST: usize = 20;
@@ -64,20 +66,27 @@ pub async fn create(
     Asker(owner): Asker,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
-    let mut asked = read::read(&app, &owner, &body)?;
+    let before = match body["previous_response_id"].as_str() {
+        Some(id) => {
+            let found = find(&app, &owner, id).await.map_err(|error| error.about("previous_response_id"))?;
+            found.into_items()
+        }
+        None => Vec::new(),
+    };
+    let mut asked = read::read(&app, &before, &body)?;
     thinking::apply(&app, &mut asked.request, asked.thinking.take(), "reasoning.effort").await?;
     let stream = chat::start(&app, asked.request).await?;
-    let keep = asked.store.then(|| Keep { app: app.clone(), owner, input: asked.input, previous: asked.previous });
+    let keep = asked.store.then(|| Keep { app: app.clone(), owner, before, input: asked.input });
     let mut answer = write::Answer::new(&app, stream.model(), &asked.echo, asked.with_logprobs, keep);
     if asked.stream {
         return Ok(sse::response(&app, write::Events::new(stream, answer)));
     }
-    let mut stream = stream;
+    let mut stream = stream.with_whole_calls();
     while let Some((_, event)) = stream.next().await {
         if let chat::ChatEvent::Failed(error) = event {
             return Err(error);
         }
-        answer.take(event);
+        answer.take(event).await;
     }
     Ok(JsonResponse(answer.object()).into_response())
 }
@@ -86,27 +95,32 @@ pub async fn create(
 struct Keep {
     app: App,
     owner: Owner,
+    before: Vec<Json>,
     input: Vec<Json>,
-    previous: Option<Arc<Turn>>,
 }
 
 impl Keep {
-    fn keep(self, response: &Json) {
-        let output = response["output"].as_array().cloned().unwrap_or_default();
-        let turn = Turn::new(self.input, output, self.previous);
-        self.app.responses().put(self.owner, Stored { response: response.clone(), turn: Arc::new(turn) });
+    /// Keeps it. When this returns, it can be gone on from.
+    async fn keep(self, response: Json) -> Result<(), ApiError> {
+        let Self { app, owner, before, input } = self;
+        blocking(move || Ok(app.responses().put(&owner, &Stored { response, before, input })?)).await
     }
 }
 
-fn find(app: &App, owner: &Owner, id: &str) -> Result<Stored, ApiError> {
-    app.responses().get(owner, id).ok_or_else(|| not_kept(id))
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        Self::internal(error.to_string()).coded("storage_failed")
+    }
+}
+
+async fn find(app: &App, owner: &Owner, id: &str) -> Result<Stored, ApiError> {
+    let (app, owner, id) = (app.clone(), owner.clone(), id.to_owned());
+    blocking(move || app.responses().get(&owner, &id)?.ok_or_else(|| not_kept(&id))).await
 }
 
 fn not_kept(id: &str) -> ApiError {
-    let shown: String = id.chars().take(100).collect();
-    let message =
-        format!("there is no response `{shown}`: it was not stored, was deleted, or is gone because newer ones were");
-    ApiError::not_found(message).coded("response_not_found")
+    let why = "it was not stored, was deleted, or is gone because newer ones were";
+    ApiError::not_found(format!("there is no response `{}`: {why}", in_short(id))).coded("response_not_found")
 }
 
 /// What may be asked beside the id.
@@ -143,7 +157,7 @@ pub async fn one(
             ApiError::field("stream", "a kept answer comes whole: leave `stream` out").coded("unsupported_value")
         );
     }
-    Ok(JsonResponse(find(&app, &owner, &id)?.response))
+    Ok(JsonResponse(find(&app, &owner, &id).await?.response))
 }
 
 /// Forgets a kept answer.
@@ -159,7 +173,8 @@ pub async fn remove(
     Asker(owner): Asker,
     Path(id): Path<String>,
 ) -> Result<JsonResponse<DeletedResponse>, ApiError> {
-    if !app.responses().remove(&owner, &id) {
+    let forgotten = id.clone();
+    if !blocking(move || Ok(app.responses().remove(&owner, &forgotten)?)).await? {
         return Err(not_kept(&id));
     }
     Ok(JsonResponse(DeletedResponse { id, object: "response".into(), deleted: true }))
@@ -192,8 +207,8 @@ pub async fn input_items(
     if limit == 0 || limit > LIST_MAX {
         return Err(ApiError::field("limit", format!("`limit` is {limit}: ask for 1 to {LIST_MAX} items")));
     }
-    let stored = find(&app, &owner, &id)?;
-    let mut items: Vec<Json> = stored.turn.items_before().chain(stored.turn.input()).cloned().collect();
+    let stored = find(&app, &owner, &id).await?;
+    let mut items: Vec<Json> = stored.asked().cloned().collect();
     match part.order.as_deref() {
         Some("asc") => {}
         None | Some("desc") => items.reverse(),

@@ -1,26 +1,25 @@
 //! From the fields of a request to a question: items become messages.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use hublabio_runtime::ai::{Content, Json, Message, Tool, ToolCall};
-use serde_json::{Map, json};
+use serde_json::json;
 
-use super::store::{Owner, Turn};
-use super::{find, write::Echo};
-use crate::chat::{AnswerFormat, ChatRequest, Input, ToolChoice};
+use super::write::Echo;
+use crate::chat::{AnswerFormat, ChatRequest, Input};
 use crate::error::ApiError;
-use crate::fields::{Fields, wrong_type};
+use crate::fields::{Fields, in_short, unknown_word, unsupported_word, wrong_type};
 use crate::openai::request;
 use crate::state::App;
 use crate::thinking::Thinking;
 
 /// Fields that change nothing here by their nature: who asks, where a hosted service would compute or bill it, caching, which
 /// happens anyway, and how many tools the service itself may call, as it calls none.
-const INERT: [&str; 7] = [
+const INERT: [&str; 8] = [
     "user",
     "safety_identifier",
     "prompt_cache_key",
+    "prompt_cache_options",
     "prompt_cache_retention",
     "service_tier",
     "max_tool_calls",
@@ -41,24 +40,21 @@ pub struct Asked {
     pub thinking: Option<Thinking>,
     /// Items of this question, each with an id.
     pub input: Vec<Json>,
-    /// What was before them.
-    pub previous: Option<Arc<Turn>>,
     pub echo: Echo,
     pub with_logprobs: bool,
 }
 
-/// Reads a request's fields, every one of them.
-pub fn read(app: &App, owner: &Owner, body: &Json) -> Result<Asked, ApiError> {
+/// Reads a request's fields, every one of them. `before` are the items of the conversation that it goes on from.
+pub fn read(app: &App, before: &[Json], body: &Json) -> Result<Asked, ApiError> {
     let fields = Fields::of_body(body)?;
     let model = request::model(&fields)?;
-    let previous = previous(app, owner, &fields)?;
     let input = input_items(app, &fields)?;
     let instructions = fields.text("instructions")?;
     let (format, format_echo) = text_format(&fields)?;
     let (thinking, effort) = reasoning(&fields)?;
     let with_logprobs = include(&fields)?;
     let top_logprobs = fields.count("top_logprobs")?;
-    let (session, expert) = request::hublab(&fields)?;
+    let swarm = request::hublab(&fields)?;
     let tools = tools(&fields)?;
     let tool_choice = request::tool_choice(&fields)?;
     let parallel_tool_calls = fields.flag("parallel_tool_calls")?;
@@ -67,7 +63,6 @@ pub fn read(app: &App, owner: &Owner, body: &Json) -> Result<Asked, ApiError> {
     if let Some(instructions) = instructions.filter(|text| !text.is_empty()) {
         reader.messages.push(Message::new("system", instructions));
     }
-    let before = previous.iter().flat_map(|turn| turn.items());
     for item in before {
         reader.item(item, "previous_response_id")?;
     }
@@ -95,19 +90,14 @@ pub fn read(app: &App, owner: &Owner, body: &Json) -> Result<Asked, ApiError> {
     let stream = stream(&fields)?;
     let request = ChatRequest {
         tools,
-        tool_choice: if echo.tools.is_empty() && tool_choice == ToolChoice::Auto {
-            ToolChoice::Auto
-        } else {
-            tool_choice
-        },
+        tool_choice,
         parallel_tool_calls,
         format,
         sampling,
         max_tokens,
         stop: fields.texts("stop")?.unwrap_or_default(),
         logprobs: (with_logprobs || top_logprobs.is_some()).then(|| top_logprobs.unwrap_or(0)),
-        session,
-        expert,
+        swarm,
         ..ChatRequest::new(model, Input::Messages(messages))
     };
     only(&fields, "background", &json!(false), "an answer is made while its request waits")?;
@@ -115,7 +105,7 @@ pub fn read(app: &App, owner: &Owner, body: &Json) -> Result<Asked, ApiError> {
     fields.finish(&INERT)?;
     let store = echo.store;
     let with_logprobs = request.logprobs.is_some();
-    Ok(Asked { request, stream, store, thinking, input, previous, echo, with_logprobs })
+    Ok(Asked { request, stream, store, thinking, input, echo, with_logprobs })
 }
 
 /// Refuses a field unless it has the one value that is honoured.
@@ -136,16 +126,6 @@ fn stream(fields: &Fields<'_>) -> Result<bool, ApiError> {
         options.finish(&["include_obfuscation"])?;
     }
     Ok(stream)
-}
-
-fn previous(app: &App, owner: &Owner, fields: &Fields<'_>) -> Result<Option<Arc<Turn>>, ApiError> {
-    let Some(id) = fields.text("previous_response_id")? else { return Ok(None) };
-    let turn = find(app, owner, id).map_err(|error| error.about("previous_response_id"))?.turn;
-    if turn.turns() >= Turn::TURNS_MAX {
-        let message = format!("this conversation has {} turns, and no more are taken: begin a new one", turn.turns());
-        return Err(ApiError::field("previous_response_id", message).coded("invalid_value"));
-    }
-    Ok(Some(turn))
 }
 
 /// What is asked, as items with ids; a text is one message.
@@ -169,7 +149,7 @@ fn input_items(app: &App, fields: &Fields<'_>) -> Result<Vec<Json>, ApiError> {
         if members.get("id").is_none_or(Json::is_null) {
             members.insert("id".into(), app.new_id("item_").into());
         }
-        if members["type"] == "message"
+        if members.get("type").is_some_and(|kind| kind == "message")
             && let Some(Json::String(text)) = members.get("content")
         {
             // As lists of items are given back in this form.
@@ -185,33 +165,13 @@ fn input_items(app: &App, fields: &Fields<'_>) -> Result<Vec<Json>, ApiError> {
 fn tools(fields: &Fields<'_>) -> Result<Vec<Tool>, ApiError> {
     let mut found = Vec::new();
     for (at, given) in fields.list("tools")?.unwrap_or_default().iter().enumerate() {
-        let place = format!("tools[{at}]");
-        let given = Fields::of(given, place.clone())?;
+        let given = Fields::of(given, format!("tools[{at}]"))?;
         let kind = given.required("type", given.text("type")?)?;
         if kind != "function" {
-            let shown: String = kind.chars().take(40).collect();
-            let message = format!("`{place}.type` is `{shown}`: only functions are called here, define your own");
-            return Err(ApiError::field(format!("{place}.type"), message).coded("unsupported_value"));
+            return Err(unsupported_word(given.path("type"), kind, "only functions are called here, define your own"));
         }
-        let mut function = Map::new();
-        function.insert("name".into(), given.required("name", given.text("name")?)?.into());
-        if let Some(description) = given.text("description")? {
-            function.insert("description".into(), description.into());
-        }
-        if let Some(parameters) = given.get("parameters") {
-            if !parameters.is_object() {
-                return Err(wrong_type(&format!("{place}.parameters"), "an object", parameters));
-            }
-            if parameters.get("type").is_some_and(|kind| kind != "object") {
-                let message = format!("`{place}.parameters` must be the schema of an object");
-                return Err(ApiError::field(format!("{place}.parameters"), message).coded("invalid_value"));
-            }
-            function.insert("parameters".into(), parameters.clone());
-        }
-        // Calls that are enforced always follow their schema; of free ones nobody can promise it.
-        given.flag("strict")?;
+        found.push(request::flat_tool(&given, "parameters")?);
         given.finish(&["cache_control"])?;
-        found.push(json!({ "type": "function", "function": function }));
     }
     Tool::list_from_json(&Json::Array(found)).map_err(|error| request::named_place(&error.to_string()))
 }
@@ -231,10 +191,7 @@ fn flat_tool(tool: &Tool) -> Json {
 fn text_format(fields: &Fields<'_>) -> Result<(AnswerFormat, Json), ApiError> {
     let plain = || json!({ "type": "text" });
     let Some(text) = fields.object("text")? else { return Ok((AnswerFormat::Text, plain())) };
-    if text.text("verbosity")?.is_some_and(|verbosity| verbosity != "medium") {
-        let message = "`text.verbosity` is not supported: say in words how long the answer should be";
-        return Err(ApiError::field("text.verbosity", message).coded("unsupported_value"));
-    }
+    request::no_verbosity(&text)?;
     let format = text.object("format")?;
     text.finish(&[])?;
     let Some(format) = format else { return Ok((AnswerFormat::Text, plain())) };
@@ -253,11 +210,7 @@ fn text_format(fields: &Fields<'_>) -> Result<(AnswerFormat, Json), ApiError> {
             });
             (AnswerFormat::JsonSchema(schema.clone()), echo)
         }
-        other => {
-            let shown: String = other.chars().take(40).collect();
-            let message = format!("`text.format.type` is `{shown}`: give `text`, `json_object` or `json_schema`");
-            return Err(ApiError::field("text.format.type", message).coded("invalid_value"));
-        }
+        other => return Err(unknown_word("text.format.type", other, "`text`, `json_object` or `json_schema`")),
     };
     format.finish(&[])?;
     Ok(found)
@@ -273,12 +226,7 @@ fn reasoning(fields: &Fields<'_>) -> Result<(Option<Thinking>, Option<String>), 
         }
     }
     given.finish(&[])?;
-    let thinking = match effort {
-        None => None,
-        Some("none") => Some(Thinking::Off),
-        Some(effort) => Some(Thinking::Effort(effort.to_owned())),
-    };
-    Ok((thinking, effort.map(str::to_owned)))
+    Ok((effort.map(Thinking::of_effort), effort.map(str::to_owned)))
 }
 
 /// What else the answer should hold. Whether that is log probabilities.
@@ -288,8 +236,7 @@ fn include(fields: &Fields<'_>) -> Result<bool, ApiError> {
     for given in list {
         let Some(name) = given.as_str() else { return Err(wrong_type("include", "a list of strings", given)) };
         if name != LOGPROBS {
-            let shown: String = name.chars().take(100).collect();
-            let message = format!("`include` asks for `{shown}`: only `{LOGPROBS}` is supported");
+            let message = format!("`include` asks for `{}`: only `{LOGPROBS}` is supported", in_short(name));
             return Err(ApiError::field("include", message).coded("unsupported_value"));
         }
     }
@@ -338,11 +285,8 @@ impl Reader {
             "function_call_output" => self.output(&item, place),
             "reasoning" => self.reasoning(&item, place),
             kind => {
-                let shown: String = kind.chars().take(40).collect();
-                let (path, known) =
-                    (item.path("type"), "`message`, `function_call`, `function_call_output` or `reasoning`");
-                let message = format!("`{path}` is `{shown}`, which is not supported: give {known}");
-                Err(ApiError::field(path, message).coded("unsupported_value"))
+                let why = "such items are not supported, give `message`, `function_call`, `function_call_output` or `reasoning`";
+                Err(unsupported_word(item.path("type"), kind, why))
             }
         }
     }
@@ -352,12 +296,7 @@ impl Reader {
         let role = match role {
             "user" | "assistant" | "system" => role,
             "developer" => "system",
-            _ => {
-                let shown: String = role.chars().take(40).collect();
-                let message =
-                    format!("`{}` is `{shown}`: give `user`, `assistant`, `system` or `developer`", item.path("role"));
-                return Err(ApiError::field(item.path("role"), message).coded("invalid_value"));
-            }
+            _ => return Err(unknown_word(item.path("role"), role, "`user`, `assistant`, `system` or `developer`")),
         };
         let content = item.required("content", item.get("content"))?;
         let text = texts(content, &format!("{place}.content"))?;
@@ -383,7 +322,12 @@ impl Reader {
         let id = item.required("call_id", item.text("call_id")?)?;
         let name = item.required("name", item.text("name")?)?;
         let text = item.required("arguments", item.text("arguments")?)?;
-        item.finish(&["id", "status"])?;
+        let is_cut = item.text("status")? == Some("incomplete");
+        item.finish(&["id"])?;
+        if is_cut {
+            // The limit of an earlier answer cut it: it was never made.
+            return Ok(());
+        }
         let arguments: Json = serde_json::from_str(text).unwrap_or_else(|_| Json::String(text.to_owned()));
         self.tools.insert(id.to_owned(), name.to_owned());
         let call = ToolCall { id: Some(id.to_owned()), name: name.to_owned(), arguments };
@@ -401,10 +345,9 @@ impl Reader {
         let text = texts(output, &format!("{place}.output"))?;
         item.finish(&["id", "status"])?;
         let Some(name) = self.tools.get(id).cloned() else {
-            let shown: String = id.chars().take(100).collect();
-            let message =
-                format!("`{}` is `{shown}`, and no `function_call` before it has that id", item.path("call_id"));
-            return Err(ApiError::field(item.path("call_id"), message).coded("invalid_value"));
+            let path = item.path("call_id");
+            let message = format!("`{path}` is `{}`, and no `function_call` before it has that id", in_short(id));
+            return Err(ApiError::field(path, message).coded("invalid_value"));
         };
         self.messages.push(Message::tool_result(Some(id.to_owned()), Some(name), text));
         Ok(())
@@ -454,10 +397,8 @@ fn texts(value: &Json, place: &str) -> Result<String, ApiError> {
         let part = Fields::of(part, format!("{place}[{at}]"))?;
         let kind = part.required("type", part.text("type")?)?;
         if !["input_text", "output_text", "text", "reasoning_text", "summary_text"].contains(&kind) {
-            let shown: String = kind.chars().take(40).collect();
-            let message =
-                format!("`{}` is `{shown}`: images, sound and files are not read here, send text", part.path("type"));
-            return Err(ApiError::field(part.path("type"), message).coded("unsupported_value"));
+            let why = "images, sound and files are not read here, send text";
+            return Err(unsupported_word(part.path("type"), kind, why));
         }
         found.push(part.required("text", part.text("text")?)?);
         part.finish(&["annotations", "logprobs", "cache_control"])?;
@@ -478,7 +419,8 @@ mod tests {
             json!({ "type": "reasoning", "id": "rs", "summary": [], "content": [{ "type": "reasoning_text", "text": "hm" }] }),
             json!({ "type": "message", "role": "assistant", "id": "m", "status": "completed",
                 "content": [{ "type": "output_text", "text": "b", "annotations": [], "logprobs": [] }] }),
-            json!({ "type": "function_call", "call_id": "c", "name": "f", "arguments": "{\"x\":1}" }),
+            json!({ "type": "function_call", "call_id": "b", "name": "f", "arguments": "{\"x", "status": "incomplete" }),
+            json!({ "type": "function_call", "call_id": "c", "name": "f", "arguments": "{\"x\":1}", "status": "completed" }),
             json!({ "type": "function_call_output", "call_id": "c", "output": "1" }),
         ] {
             reader.item(&item, "input[0]").unwrap();

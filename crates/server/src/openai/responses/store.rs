@@ -1,85 +1,93 @@
-//! Answers that are kept for later questions: in memory, within limits, the oldest out first.
+//! Answers that are kept for later questions, within limits, the oldest out first: on disk where the service has a data
+//! folder, else in memory.
+//!
+//! Both are a `redb` database. On disk a change is one transaction that ends with the data on the disk, so a service that is
+//! killed loses only what no client was told, and the next start finds the last consistent state. All calls block.
+//!
+//! ```text
+//! responses  (owner, id) -> (number, the record as JSON)
+//! order      number      -> (owner, id), the oldest first
+//! totals     name        -> format, bytes of all records
+//! ```
+//!
+//! A record holds its whole conversation, so it outlives the answers that it went on from. The owner is the name of the key that a
+//! client came with, empty where no keys are wanted; limits count all owners together.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
 
 use hublabio_runtime::ai::Json;
+use redb::backends::InMemoryBackend;
+use redb::{Builder, Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Limits;
+
+/// The name of the file in the data folder.
+pub const FILE_NAME: &str = "responses.redb";
+/// The format of the records. Raise it when an older program could not read them.
+const FORMAT: u64 = 1;
+/// Memory for the database's pages, at most.
+const CACHE_BYTES_MAX: usize = 4 << 20;
+
+const RESPONSES: TableDefinition<(&str, &str), (u64, &[u8])> = TableDefinition::new("responses");
+const ORDER: TableDefinition<u64, (&str, &str)> = TableDefinition::new("order");
+const TOTALS: TableDefinition<&str, u64> = TableDefinition::new("totals");
 
 /// Whose an answer is: the name of a client with a key, or nobody's in particular.
 pub type Owner = Option<Arc<str>>;
 
-/// A question and its answer, with those before them.
-#[derive(Debug)]
-pub struct Turn {
-    input: Vec<Json>,
-    output: Vec<Json>,
-    previous: Option<Arc<Turn>>,
-    /// Of this turn and all before it.
-    bytes: usize,
-    turns: usize,
+/// Why an answer is not kept, or cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It is larger than all room there is.
+    #[error("it takes {bytes} bytes with its conversation, and at most {bytes_max} are kept")]
+    TooLarge { bytes: usize, bytes_max: usize },
+    /// The file cannot be used.
+    #[error("{path}: {reason}")]
+    Open { path: String, reason: String },
+    /// Reading or writing failed.
+    #[error("the store of responses failed: {0}")]
+    Storage(Box<redb::Error>),
+    /// A record is not what was written.
+    #[error("the kept response `{0}` is damaged")]
+    Damaged(String),
 }
 
-impl Turn {
-    /// Turns of a conversation; one that is longer would not fit any prompt.
-    pub const TURNS_MAX: usize = 1024;
+type Result<T> = std::result::Result<T, StoreError>;
 
-    /// A turn after those before it.
-    pub fn new(input: Vec<Json>, output: Vec<Json>, previous: Option<Arc<Self>>) -> Self {
-        let own: usize = input.iter().chain(&output).map(bytes_of).sum();
-        let (before, turns) = previous.as_ref().map_or((0, 0), |previous| (previous.bytes, previous.turns));
-        Self { input, output, previous, bytes: own + before, turns: turns + 1 }
-    }
-
-    /// How many turns there are with this one.
-    pub fn turns(&self) -> usize {
-        self.turns
-    }
-
-    /// What was asked in this turn.
-    pub fn input(&self) -> impl Iterator<Item = &Json> {
-        self.input.iter()
-    }
-
-    /// Everything before this turn, in its order.
-    pub fn items_before(&self) -> impl Iterator<Item = &Json> {
-        let mut turns = Vec::new();
-        let mut at = self.previous.as_deref();
-        while let Some(turn) = at {
-            turns.push(turn);
-            at = turn.previous.as_deref();
-        }
-        turns.into_iter().rev().flat_map(|turn| turn.input.iter().chain(&turn.output))
-    }
-
-    /// Everything up to the end of this turn.
-    pub fn items(&self) -> impl Iterator<Item = &Json> {
-        self.items_before().chain(&self.input).chain(&self.output)
-    }
-}
-
-/// Bytes that a value takes, about: its text, and what a tree costs.
-fn bytes_of(value: &Json) -> usize {
-    const NODE: usize = 32;
-    match value {
-        Json::Null | Json::Bool(_) | Json::Number(_) => NODE,
-        Json::String(text) => NODE + text.len(),
-        Json::Array(items) => NODE + items.iter().map(bytes_of).sum::<usize>(),
-        Json::Object(members) => members.iter().map(|(name, value)| 2 * NODE + name.len() + bytes_of(value)).sum(),
-    }
+/// Any of the database's errors as ours.
+fn storage(error: impl Into<redb::Error>) -> StoreError {
+    StoreError::Storage(Box::new(error.into()))
 }
 
 /// A kept answer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stored {
     /// As it was given.
     pub response: Json,
-    /// With what was asked.
-    pub turn: Arc<Turn>,
+    /// What was before the question: questions and answers in their order.
+    pub before: Vec<Json>,
+    /// What was asked.
+    pub input: Vec<Json>,
 }
 
 impl Stored {
-    fn bytes(&self) -> usize {
-        bytes_of(&self.response) + self.turn.bytes
+    /// What was asked and what was before it, in its order.
+    pub fn asked(&self) -> impl Iterator<Item = &Json> {
+        self.before.iter().chain(&self.input)
+    }
+
+    /// Everything up to the end of the answer.
+    pub fn into_items(mut self) -> Vec<Json> {
+        let mut items = self.before;
+        items.extend(self.input);
+        if let Json::Array(output) = self.response["output"].take() {
+            items.extend(output);
+        }
+        items
     }
 
     fn id(&self) -> &str {
@@ -88,71 +96,203 @@ impl Stored {
 }
 
 /// The answers that are kept.
-#[derive(Debug)]
 pub struct ResponseStore {
+    database: Database,
     count_max: usize,
     bytes_max: usize,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    kept: HashMap<String, (Owner, Stored)>,
-    /// The oldest first.
-    order: VecDeque<String>,
-    bytes: usize,
+    memory_bytes: usize,
 }
 
 impl ResponseStore {
-    /// A store that keeps so many answers, and so many bytes.
-    pub fn new(count_max: usize, bytes_max: usize) -> Self {
-        Self { count_max, bytes_max, state: Mutex::default() }
-    }
-
-    fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
-        work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Keeps an answer; the oldest go where there is no room. One that is larger than all room is not kept.
-    pub fn put(&self, owner: Owner, stored: Stored) {
-        let bytes = stored.bytes();
-        if bytes > self.bytes_max || self.count_max == 0 {
-            return;
-        }
-        self.with(|state| {
-            while state.kept.len() >= self.count_max || state.bytes + bytes > self.bytes_max {
-                let Some(oldest) = state.order.pop_front() else { break };
-                state.forget(&oldest);
-            }
-            let id = stored.id().to_owned();
-            state.bytes += bytes;
-            state.order.push_back(id.clone());
-            state.kept.insert(id, (owner, stored));
+    /// A store that keeps as many answers and bytes as `limits` say: in a folder, or in memory without one. Where the folder cannot be
+    /// used they are kept in memory, too, which the log says: it is no reason not to serve.
+    pub fn open(folder: Option<&Path>, limits: &Limits) -> Self {
+        let cache_bytes = CACHE_BYTES_MAX.min(limits.heap_bytes / 16);
+        let on_disk = folder.and_then(|folder| {
+            // The database was not written for files that somebody made: what it asserts of a page must not end the service.
+            let opened = catch_unwind(AssertUnwindSafe(|| open_in(folder, cache_bytes)));
+            let opened = opened.unwrap_or_else(|_| {
+                let path = folder.join(FILE_NAME).display().to_string();
+                Err(StoreError::Open { path, reason: "its pages contradict each other".into() })
+            });
+            opened.map_err(|error| tracing::warn!(%error, "responses are kept in memory only")).ok()
         });
+        let kept_in_memory = if on_disk.is_some() { 0 } else { limits.stored_bytes.min(limits.heap_bytes / 4) };
+        let bytes_max = if on_disk.is_some() { limits.stored_bytes } else { kept_in_memory };
+        let database = on_disk.unwrap_or_else(|| {
+            let memory = Builder::new().set_cache_size(cache_bytes).create_with_backend(InMemoryBackend::new());
+            let memory = memory.map_err(storage).and_then(prepared);
+            memory.expect("there is nothing in it that could be wrong")
+        });
+        let memory_bytes = cache_bytes + kept_in_memory;
+        Self { database, count_max: limits.stored_responses, bytes_max, memory_bytes }
+    }
+
+    /// Bytes of memory that it may hold.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory_bytes
+    }
+
+    /// Keeps an answer; the oldest go where there is no room. When this returns, it is on the disk.
+    ///
+    /// # Errors
+    /// When it is larger than all room, or cannot be written.
+    pub fn put(&self, owner: &Owner, stored: &Stored) -> Result<()> {
+        let (owner, id) = (name_of(owner), stored.id());
+        let record = serde_json::to_vec(stored).map_err(|_| StoreError::Damaged(id.to_owned()))?;
+        if record.len() > self.bytes_max || self.count_max == 0 {
+            return Err(StoreError::TooLarge { bytes: record.len(), bytes_max: self.bytes_max });
+        }
+        let transaction = self.database.begin_write().map_err(storage)?;
+        {
+            let mut tables = Tables {
+                responses: transaction.open_table(RESPONSES).map_err(storage)?,
+                order: transaction.open_table(ORDER).map_err(storage)?,
+                totals: transaction.open_table(TOTALS).map_err(storage)?,
+            };
+            let room = self.bytes_max - record.len();
+            while tables.responses.len().map_err(storage)? >= self.count_max as u64 || tables.bytes()? > room as u64 {
+                if !tables.forget_oldest()? {
+                    break;
+                }
+            }
+            tables.add(owner, id, &record)?;
+        }
+        transaction.commit().map_err(storage)
     }
 
     /// An answer, for the client whose it is.
-    pub fn get(&self, owner: &Owner, id: &str) -> Option<Stored> {
-        self.with(|state| state.kept.get(id).filter(|(of, _)| of == owner).map(|(_, stored)| stored.clone()))
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn get(&self, owner: &Owner, id: &str) -> Result<Option<Stored>> {
+        let responses = self.database.begin_read().map_err(storage)?.open_table(RESPONSES).map_err(storage)?;
+        let Some(found) = responses.get((name_of(owner), id)).map_err(storage)? else { return Ok(None) };
+        serde_json::from_slice(found.value().1).map(Some).map_err(|_| StoreError::Damaged(id.to_owned()))
     }
 
     /// Forgets an answer. Whether there was one.
-    pub fn remove(&self, owner: &Owner, id: &str) -> bool {
-        self.with(|state| {
-            let is_theirs = state.kept.get(id).is_some_and(|(of, _)| of == owner);
-            if is_theirs {
-                state.forget(id);
-                state.order.retain(|kept| kept != id);
-            }
-            is_theirs
-        })
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn remove(&self, owner: &Owner, id: &str) -> Result<bool> {
+        let transaction = self.database.begin_write().map_err(storage)?;
+        let found = {
+            let mut tables = Tables {
+                responses: transaction.open_table(RESPONSES).map_err(storage)?,
+                order: transaction.open_table(ORDER).map_err(storage)?,
+                totals: transaction.open_table(TOTALS).map_err(storage)?,
+            };
+            tables.forget(name_of(owner), id)?
+        };
+        transaction.commit().map_err(storage)?;
+        Ok(found)
+    }
+
+    /// How many are kept, and their bytes.
+    #[cfg(test)]
+    fn size(&self) -> (u64, u64) {
+        let transaction = self.database.begin_read().unwrap();
+        let (responses, order) = (transaction.open_table(RESPONSES).unwrap(), transaction.open_table(ORDER).unwrap());
+        let bytes = responses.iter().unwrap().map(|entry| entry.unwrap().1.value().1.len() as u64).sum();
+        let total = transaction.open_table(TOTALS).unwrap().get("bytes").unwrap().map_or(0, |total| total.value());
+        assert_eq!((responses.len().unwrap(), bytes), (order.len().unwrap(), total));
+        (responses.len().unwrap(), bytes)
     }
 }
 
-impl State {
-    fn forget(&mut self, id: &str) {
-        if let Some((_, stored)) = self.kept.remove(id) {
-            self.bytes -= stored.bytes();
+fn name_of(owner: &Owner) -> &str {
+    owner.as_deref().unwrap_or_default()
+}
+
+/// Opens the file of a folder, or begins one.
+fn open_in(folder: &Path, cache_bytes: usize) -> Result<Database> {
+    let path = folder.join(FILE_NAME);
+    let failed = |reason: String| StoreError::Open { path: path.display().to_string(), reason };
+    let file = open_file(folder, &path).map_err(|error| failed(error.to_string()))?;
+    let database = Builder::new().set_cache_size(cache_bytes).create_file(file);
+    let database = database.map_err(|error| failed(format!("it cannot be read as a store of responses ({error})")))?;
+    prepared(database).map_err(|error| failed(error.to_string()))
+}
+
+/// The file; it and its folder are made if need be, so that only their owner can read them.
+fn open_file(folder: &Path, path: &Path) -> std::io::Result<File> {
+    let (mut builder, mut options) = (DirBuilder::new(), OpenOptions::new());
+    builder.recursive(true);
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    }
+    builder.create(folder)?;
+    options.open(path)
+}
+
+/// Makes the tables of a new database and checks the format of an old one.
+fn prepared(database: Database) -> Result<Database> {
+    let transaction = database.begin_write().map_err(storage)?;
+    {
+        transaction.open_table(RESPONSES).map_err(storage)?;
+        transaction.open_table(ORDER).map_err(storage)?;
+        let mut totals = transaction.open_table(TOTALS).map_err(storage)?;
+        let format = totals.get("format").map_err(storage)?.map(|format| format.value());
+        match format {
+            None => drop(totals.insert("format", FORMAT).map_err(storage)?),
+            Some(FORMAT) => {}
+            Some(found) => {
+                let reason =
+                    format!("it has format {found}, this version reads {FORMAT}: move it away to begin a new one");
+                return Err(StoreError::Open { path: FILE_NAME.into(), reason });
+            }
+        }
+    }
+    transaction.commit().map_err(storage)?;
+    Ok(database)
+}
+
+/// The tables of a transaction that writes.
+struct Tables<'t> {
+    responses: Table<'t, (&'static str, &'static str), (u64, &'static [u8])>,
+    order: Table<'t, u64, (&'static str, &'static str)>,
+    totals: Table<'t, &'static str, u64>,
+}
+
+impl Tables<'_> {
+    fn bytes(&self) -> Result<u64> {
+        Ok(self.totals.get("bytes").map_err(storage)?.map_or(0, |bytes| bytes.value()))
+    }
+
+    fn add(&mut self, owner: &str, id: &str, record: &[u8]) -> Result<()> {
+        let last = self.order.last().map_err(storage)?.map_or(0, |(number, _)| number.value());
+        let number = last + 1;
+        self.order.insert(number, (owner, id)).map_err(storage)?;
+        self.responses.insert((owner, id), (number, record)).map_err(storage)?;
+        let bytes = self.bytes()? + record.len() as u64;
+        self.totals.insert("bytes", bytes).map_err(storage)?;
+        Ok(())
+    }
+
+    /// Whether there was one.
+    fn forget(&mut self, owner: &str, id: &str) -> Result<bool> {
+        let found = self.responses.remove((owner, id)).map_err(storage)?;
+        let found = found.map(|record| (record.value().0, record.value().1.len() as u64));
+        let Some((number, record_bytes)) = found else { return Ok(false) };
+        self.order.remove(number).map_err(storage)?;
+        let bytes = self.bytes()?.saturating_sub(record_bytes);
+        self.totals.insert("bytes", bytes).map_err(storage)?;
+        Ok(true)
+    }
+
+    /// Whether there was one.
+    fn forget_oldest(&mut self) -> Result<bool> {
+        let oldest = self.order.first().map_err(storage)?.map(|(_, place)| {
+            let (owner, id) = place.value();
+            (owner.to_owned(), id.to_owned())
+        });
+        match oldest {
+            Some((owner, id)) => self.forget(&owner, &id),
+            None => Ok(false),
         }
     }
 }
@@ -162,54 +302,104 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn stored(id: &str, text: &str, previous: Option<&Stored>) -> Stored {
-        let previous = previous.map(|stored| Arc::clone(&stored.turn));
-        let turn = Turn::new(vec![json!({ "q": text })], vec![json!({ "a": text })], previous);
-        Stored { response: json!({ "id": id }), turn: Arc::new(turn) }
+    fn stored(id: &str, text: &str) -> Stored {
+        Stored {
+            response: json!({ "id": id, "output": [{ "a": text }] }),
+            before: vec![json!({ "b": text })],
+            input: vec![json!({ "q": text })],
+        }
+    }
+
+    fn limits(stored_responses: usize, stored_bytes: usize) -> Limits {
+        Limits { stored_responses, stored_bytes, ..Limits::default() }
+    }
+
+    fn in_memory(count_max: usize, bytes_max: usize) -> ResponseStore {
+        ResponseStore::open(None, &limits(count_max, bytes_max))
+    }
+
+    fn has(store: &ResponseStore, id: &str) -> bool {
+        store.get(&None, id).unwrap().is_some()
     }
 
     #[test]
     fn the_oldest_goes_first() {
-        let store = ResponseStore::new(2, 1 << 20);
-        for id in ["a", "b", "c"] {
-            store.put(None, stored(id, "x", None));
+        let store = in_memory(2, 1 << 20);
+        for id in ["c", "b", "a"] {
+            store.put(&None, &stored(id, "x")).unwrap();
         }
-        assert!(store.get(&None, "a").is_none());
-        assert!(store.get(&None, "b").is_some() && store.get(&None, "c").is_some());
-        assert!(store.remove(&None, "b") && !store.remove(&None, "b"));
-        store.put(None, stored("d", "x", None));
-        assert!(store.get(&None, "c").is_some());
-        store.with(|state| assert_eq!((state.kept.len(), state.order.len()), (2, 2)));
+        assert!(!has(&store, "c") && has(&store, "b") && has(&store, "a"));
+        assert!(store.remove(&None, "b").unwrap() && !store.remove(&None, "b").unwrap());
+        store.put(&None, &stored("d", "x")).unwrap();
+        assert!(has(&store, "a"));
+        assert_eq!(store.size().0, 2);
+        assert!(matches!(in_memory(0, 100).put(&None, &stored("a", "")), Err(StoreError::TooLarge { .. })));
     }
 
     #[test]
     fn bytes_are_bounded_and_counted_back() {
-        let one = stored("a", &"x".repeat(1000), None).bytes();
-        let store = ResponseStore::new(100, 3 * one);
+        let text = "x".repeat(1000);
+        let one = serde_json::to_vec(&stored("a", &text)).unwrap().len();
+        let store = in_memory(100, 3 * one);
         for id in ["a", "b", "c", "d", "e"] {
-            store.put(None, stored(id, &"x".repeat(1000), None));
+            store.put(&None, &stored(id, &text)).unwrap();
         }
-        store.with(|state| assert_eq!((state.kept.len(), state.bytes), (3, 3 * one)));
-        store.put(None, stored("large", &"x".repeat(10 * one), None));
-        assert!(store.get(&None, "large").is_none() && store.get(&None, "e").is_some());
+        assert_eq!(store.size(), (3, 3 * one as u64));
+        let large = store.put(&None, &stored("large", &"x".repeat(10 * one)));
+        assert!(matches!(large, Err(StoreError::TooLarge { .. })));
+        assert!(!has(&store, "large") && has(&store, "e"));
         for id in ["c", "d", "e"] {
-            assert!(store.remove(&None, id));
+            assert!(store.remove(&None, id).unwrap());
         }
-        store.with(|state| assert_eq!(state.bytes, 0));
+        assert_eq!(store.size(), (0, 0));
     }
 
     #[test]
-    fn a_conversation_outlives_its_beginning_and_is_its_owners() {
-        let store = ResponseStore::new(1, 1 << 20);
+    fn an_answer_is_its_owners_and_holds_its_conversation() {
+        let store = in_memory(10, 1 << 20);
         let owner: Owner = Some("ada".into());
-        let first = stored("a", "1", None);
-        let second = stored("b", "2", Some(&first));
-        store.put(owner.clone(), first);
-        store.put(owner.clone(), second);
-        assert!(store.get(&None, "b").is_none() && !store.remove(&Some("bob".into()), "b"));
-        let found = store.get(&owner, "b").unwrap();
-        let items: Vec<&Json> = found.turn.items().collect();
-        assert_eq!(items, [&json!({ "q": "1" }), &json!({ "a": "1" }), &json!({ "q": "2" }), &json!({ "a": "2" })]);
-        assert_eq!(found.turn.turns(), 2);
+        store.put(&owner, &stored("a", "1")).unwrap();
+        assert!(!has(&store, "a") && !store.remove(&Some("bob".into()), "a").unwrap());
+        let found = store.get(&owner, "a").unwrap().unwrap();
+        assert_eq!(found, stored("a", "1"));
+        assert_eq!(found.asked().collect::<Vec<_>>(), [&json!({ "b": "1" }), &json!({ "q": "1" })]);
+        assert_eq!(found.into_items(), [json!({ "b": "1" }), json!({ "q": "1" }), json!({ "a": "1" })]);
+    }
+
+    #[test]
+    fn what_is_on_disk_is_there_at_the_next_start() {
+        let folder = std::env::temp_dir().join(format!("hublab-responses-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        let open = |count_max| ResponseStore::open(Some(&folder), &limits(count_max, 1 << 20));
+        let store = open(3);
+        for id in ["a", "b", "c"] {
+            store.put(&None, &stored(id, id)).unwrap();
+        }
+        // Another service with the same folder has a memory of its own.
+        let other = open(3);
+        assert!(!has(&other, "a"));
+        drop(store);
+        let store = open(2);
+        assert_eq!(store.get(&None, "b").unwrap(), Some(stored("b", "b")));
+        store.put(&None, &stored("d", "d")).unwrap();
+        assert!(!has(&store, "a") && !has(&store, "b") && has(&store, "c") && has(&store, "d"));
+        drop(store);
+        // What is no store, or one of a later version, is left alone.
+        let path = folder.join(FILE_NAME);
+        let database = Database::create(&path).unwrap();
+        let transaction = database.begin_write().unwrap();
+        transaction.open_table(TOTALS).unwrap().insert("format", FORMAT + 1).unwrap();
+        transaction.commit().unwrap();
+        drop(database);
+        let written = std::fs::read(&path).unwrap();
+        assert!(!has(&open(2), "d"));
+        std::fs::write(&path, &written[..written.len() / 2]).unwrap();
+        assert!(!has(&open(2), "d"));
+        std::fs::write(&path, "nothing of the kind").unwrap();
+        let memory = open(2);
+        memory.put(&None, &stored("e", "e")).unwrap();
+        assert!(has(&memory, "e"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"nothing of the kind");
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

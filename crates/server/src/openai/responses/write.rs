@@ -46,7 +46,6 @@ pub struct Answer {
     /// Tokens whose text is not told yet.
     logprobs: Vec<TokenProbability>,
     status: &'static str,
-    finish: Option<ChatFinish>,
     error: Option<Json>,
     done: Option<ChatDone>,
     keep: Option<Keep>,
@@ -62,6 +61,7 @@ impl Answer {
             "id": app.new_id("resp_"),
             "object": "response",
             "created_at": App::now_s(),
+            "completed_at": null,
             "status": "in_progress",
             "background": false,
             "error": null,
@@ -93,7 +93,6 @@ impl Answer {
             open: None,
             logprobs: Vec::new(),
             status: "in_progress",
-            finish: None,
             error: None,
             done: None,
             keep,
@@ -115,7 +114,6 @@ impl Answer {
         if let Some(done) = &self.done {
             set("usage", usage(done));
             set("hublab", serde_json::to_value(hublab(done)).expect("wire types are JSON"));
-            set("completed_at", if self.status == "completed" { App::now_s().into() } else { Json::Null });
         }
         Json::Object(object)
     }
@@ -130,11 +128,13 @@ impl Answer {
         self.status != "in_progress"
     }
 
-    /// Takes what is new, and says it in events.
-    pub fn take(&mut self, event: ChatEvent) -> Vec<Told> {
+    /// Takes what is new, and says it in events. An answer that has ended is kept before that is said.
+    pub async fn take(&mut self, event: ChatEvent) -> Vec<Told> {
         let mut out = Vec::new();
         match event {
-            ChatEvent::Progress { .. } | ChatEvent::ToolCallEnd { .. } => {}
+            ChatEvent::Progress { .. } | ChatEvent::Experts(_) => {}
+            ChatEvent::ToolCallEnd { .. } => self.close("completed", &mut out),
+            ChatEvent::ToolCallBroken { .. } => self.close("incomplete", &mut out),
             ChatEvent::LogProbs(found) => self.logprobs.extend(found),
             ChatEvent::Text(text) => self.say(&text, &mut out),
             ChatEvent::Reasoning(text) => self.think(&text, &mut out),
@@ -152,17 +152,16 @@ impl Answer {
                 }
             }
             ChatEvent::Done(done) => {
-                let cut = done.finish == ChatFinish::Length;
+                let cut = matches!(done.finish, ChatFinish::Length | ChatFinish::ContextFull);
                 self.close(if cut { "incomplete" } else { "completed" }, &mut out);
                 self.status = if cut { "incomplete" } else { "completed" };
-                self.finish = Some(done.finish.clone());
-                self.done = Some(*done);
-                let response = self.object();
-                if let Some(keep) = self.keep.take() {
-                    keep.keep(&response);
+                if !cut {
+                    self.frame.insert("completed_at".into(), App::now_s().into());
                 }
+                self.done = Some(*done);
+                self.keep().await;
                 let name = if cut { "response.incomplete" } else { "response.completed" };
-                out.push((name, json!({ "response": response })));
+                out.push((name, json!({ "response": self.object() })));
             }
             ChatEvent::Failed(error) => {
                 self.close("incomplete", &mut out);
@@ -171,6 +170,18 @@ impl Answer {
             }
         }
         out
+    }
+
+    /// Keeps the answer if that is asked for. One that cannot be kept is given all the same, and says so.
+    async fn keep(&mut self) {
+        let Some(keep) = self.keep.take() else { return };
+        if let Err(error) = keep.keep(self.object()).await {
+            tracing::warn!(%error, "a response is not kept");
+            self.frame.insert("store".into(), false.into());
+            if let Some(done) = &mut self.done {
+                done.notes.push(format!("the answer is not kept: {error}"));
+            }
+        }
     }
 
     fn fail(&mut self, error: &ApiError) {
@@ -302,7 +313,7 @@ impl Open {
 fn usage(done: &ChatDone) -> Json {
     json!({
         "input_tokens": done.prompt_tokens,
-        "input_tokens_details": { "cached_tokens": done.cached_tokens },
+        "input_tokens_details": { "cached_tokens": done.cached_tokens, "cache_write_tokens": 0 },
         "output_tokens": done.completion_tokens,
         "output_tokens_details": { "reasoning_tokens": done.reasoning_tokens },
         "total_tokens": done.prompt_tokens + done.completion_tokens,
@@ -342,7 +353,7 @@ impl EventSource for Events {
             return None;
         }
         let (_, event) = self.stream.next().await?;
-        let told = self.answer.take(event);
+        let told = self.answer.take(event).await;
         Some(self.events(told))
     }
 }
