@@ -1,7 +1,7 @@
 //! `hublab doctor`: what is configured, what this machine has, what it can hold, and what is wrong.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -235,7 +235,7 @@ fn folder(path: &Path, problems: &mut Vec<Finding>) -> Folder {
 
 /// The models that are here, in the order in which they would be asked, then the typical ones.
 fn models(
-    files: &[PathBuf],
+    asked: &[ModelName],
     effective: Option<&EffectiveConfig>,
     memory: Option<Memory>,
     config: &SystemConfig,
@@ -252,7 +252,7 @@ fn models(
         within_max_memory: needs.bytes() <= max_memory,
     };
     let mut models = Vec::new();
-    for (name, source) in here(files, effective, problems) {
+    for (name, source) in here(asked, effective, problems) {
         match ModelNeeds::of(&source, CONTEXT) {
             Ok(needs) => {
                 if memory.is_some_and(|memory| needs.fit(memory) == Fit::DoesNotFit) {
@@ -279,9 +279,9 @@ fn models(
     models
 }
 
-/// The models that are here: the built-in one, the default of the configuration, and the files that are given.
+/// The models that are here: the built-in one, the default of the configuration, and those that are asked for.
 fn here(
-    files: &[PathBuf],
+    asked: &[ModelName],
     effective: Option<&EffectiveConfig>,
     problems: &mut Vec<Finding>,
 ) -> Vec<(String, ModelSource)> {
@@ -310,7 +310,19 @@ fn here(
             }),
         }
     }
-    found.extend(files.iter().map(|path| (path.display().to_string(), ModelSource::File(path.clone()))));
+    for model in asked {
+        match model.source() {
+            // The built-in one and those of the store are listed already.
+            Ok(ModelSource::Builtin(_)) => {}
+            Ok(source) if found.iter().any(|(_, other)| *other == source) => {}
+            Ok(source) => found.push((model.to_string(), source)),
+            Err(error) => problems.push(Finding {
+                problem: format!("{error:#}"),
+                advice: "`hublab ls` lists the models of this machine",
+                fatal: false,
+            }),
+        }
+    }
     found
 }
 

@@ -67,7 +67,7 @@ pub fn imatrix(args: &ImatrixArgs) -> Result<ExitCode> {
     }
     let source = match (args.model.as_deref(), args.text.as_deref()) {
         (Some(model), Some(text)) => Some((ModelName::from(model), PathBuf::from(text))),
-        (Some(lone), None) if names_a_model(lone) => {
+        (Some(lone), None) if !is_text(lone) && ModelName::is_meant_by(lone) => {
             let model = lone.display();
             return Err(Usage(format!("there is no text for {model}: give one behind the model")).into());
         }
@@ -106,10 +106,11 @@ pub fn imatrix(args: &ImatrixArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether a lone argument is a model without a text, rather than a text for the built-in model.
-fn names_a_model(argument: &OsStr) -> bool {
-    argument == "default"
-        || Path::new(argument).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+/// Whether a lone argument is a text for the built-in model: a file that is no model, or `-`.
+fn is_text(argument: &OsStr) -> bool {
+    let path = Path::new(argument);
+    argument == "-"
+        || path.is_file() && path.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("gguf"))
 }
 
 /// Refuses an output that cannot be meant, before any work is done.

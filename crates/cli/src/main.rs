@@ -44,6 +44,7 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use hublabio_runtime::config::SystemConfig;
+use hublabio_runtime::machine::Memory;
 
 use crate::args::{Cli, Verb};
 
@@ -77,9 +78,9 @@ fn start(mut cli: Cli, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let source = defaults::source(cli.config.as_deref());
     match &cli.verb {
         // What is wrong with the configuration is what it is asked for.
-        Verb::Doctor(args) => return doctor::doctor(args, &source),
+        Verb::Doctor(args) => return doctor::doctor(args, &source.with_memory(Memory::read())),
         // Its flags are part of the configuration.
-        Verb::Serve(args) => return serve::serve(args, source),
+        Verb::Serve(args) => return serve::serve(args, source.with_memory(Memory::read())),
         // These say the same whatever is configured.
         Verb::Completions(_) | Verb::Man(_) => return dispatch(&cli.verb),
         _ => {}

@@ -133,13 +133,23 @@ impl ModelName {
         }
     }
 
+    /// Its file, for what takes nothing else.
+    pub fn file(&self) -> Result<PathBuf> {
+        match self.source()? {
+            ModelSource::File(path) => Ok(path),
+            ModelSource::Builtin(name) => {
+                Err(Usage(format!("`{name}` is built in and has no file: give another")).into())
+            }
+        }
+    }
+
     /// Refuses a model that is not there.
     pub fn check(&self) -> Result<()> {
         self.source().map(drop)
     }
 
     /// Where the weights are. Refuses what does not exist, with advice that the reader of files cannot give.
-    fn source(&self) -> Result<ModelSource> {
+    pub fn source(&self) -> Result<ModelSource> {
         match self {
             Self::Default => Ok(ModelSource::Builtin(ai::DEFAULT_MODEL_NAME)),
             Self::File(path) if !path.exists() => bail!(

@@ -1,13 +1,14 @@
 //! `hublab pull`: fetches a model, and says how it goes: on a terminal in one line that changes, otherwise in a line for each
 //! tenth.
 
+use std::fmt::Write as _;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use hublabio_runtime::Error;
-use hublabio_runtime::store::pull::{PullConfig, PullEvent, PullLimits, PullOptions};
+use hublabio_runtime::store::pull::{Description, PullConfig, PullEvent, PullLimits, PullOptions};
 use serde::Serialize;
 
 use crate::args::PullArgs;
@@ -27,8 +28,38 @@ struct Report<'a> {
     bytes: u64,
     bytes_fetched: u64,
     sha256: &'a [String],
+    model: Option<Model<'a>>,
     already_there: bool,
     seconds: f64,
+}
+
+/// What was fetched, and what it takes.
+#[derive(Serialize)]
+struct Model<'a> {
+    architecture: Option<&'a str>,
+    parameters: u64,
+    quantization: Option<&'a str>,
+    context_length: Option<u64>,
+    weight_bytes: Option<u64>,
+    kv_bytes: Option<u64>,
+    context: Option<usize>,
+    problem: Option<&'a str>,
+}
+
+impl<'a> From<&'a Description> for Model<'a> {
+    fn from(description: &'a Description) -> Self {
+        let needs = description.needs;
+        Self {
+            architecture: description.architecture.as_deref(),
+            parameters: description.parameters,
+            quantization: description.quantization.as_deref(),
+            context_length: description.context_length,
+            weight_bytes: needs.map(|needs| needs.weight_bytes),
+            kv_bytes: needs.map(|needs| needs.kv_bytes),
+            context: needs.map(|needs| needs.context),
+            problem: description.problem.as_deref(),
+        }
+    }
 }
 
 pub fn pull(args: &PullArgs) -> Result<ExitCode> {
@@ -65,6 +96,7 @@ pub fn pull(args: &PullArgs) -> Result<ExitCode> {
             bytes: report.bytes,
             bytes_fetched: report.bytes_fetched,
             sha256: &report.sha256,
+            model: report.description.as_ref().map(Model::from),
             already_there: report.already_there,
             seconds: report.seconds,
         })?;
@@ -107,6 +139,12 @@ impl View {
                 self.say(&format!("Pulling `{name}`: {size}{parts}{there}."));
                 self.tenths = bytes.map_or(0, |bytes| tenths(bytes_there, bytes));
             }
+            PullEvent::Described(description) => {
+                self.say(&summary(&description));
+                if let Some(problem) = description.problem {
+                    output::note(&format!("this program cannot run it: {problem}"));
+                }
+            }
             PullEvent::Checking { bytes_done, bytes_total } => {
                 let percent = bytes_done as f64 / bytes_total.max(1) as f64 * 100.0;
                 self.draw(&format!("reading what is there: {percent:.0} %"));
@@ -145,6 +183,23 @@ impl View {
     }
 }
 
+/// What is known of a model before it has come.
+fn summary(description: &Description) -> String {
+    let architecture = description.architecture.as_deref().unwrap_or("of unknown architecture");
+    let mut text = format!("It is {architecture}, {} parameters", output::count(description.parameters));
+    if let Some(quantization) = &description.quantization {
+        let _ = write!(text, " in {quantization}");
+    }
+    if let Some(context) = description.context_length {
+        let _ = write!(text, ", context {context}");
+    }
+    if let Some(needs) = description.needs {
+        let bytes = output::byte_size(needs.bytes());
+        let _ = write!(text, "; it takes {bytes} of memory with {} tokens of conversation", needs.context);
+    }
+    text + "."
+}
+
 fn tenths(done: u64, total: u64) -> u64 {
     done.saturating_mul(10) / total.max(1)
 }
@@ -168,7 +223,28 @@ fn progress_line(done: u64, total: Option<u64>, per_s: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use hublabio_runtime::machine::ModelNeeds;
+
     use super::*;
+
+    #[test]
+    fn what_is_known_of_a_model_is_said() {
+        let needs = ModelNeeds { weight_bytes: 398_000_000, kv_bytes: 50_000_000, context: 4096 };
+        let known = Description {
+            architecture: Some("qwen2".into()),
+            quantization: Some("Q4_K_M".into()),
+            parameters: 494_000_000,
+            context_length: Some(32768),
+            needs: Some(needs),
+            problem: None,
+        };
+        let text = "It is qwen2, 494.0 M parameters in Q4_K_M, context 32768; it takes 448.0 MB of memory with 4096 tokens of \
+                    conversation.";
+        assert_eq!(summary(&known), text);
+        let unknown =
+            Description { architecture: None, quantization: None, context_length: None, needs: None, ..known };
+        assert_eq!(summary(&unknown), "It is of unknown architecture, 494.0 M parameters.");
+    }
 
     #[test]
     fn the_line_says_how_much_and_how_long() {

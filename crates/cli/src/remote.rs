@@ -1,6 +1,7 @@
 //! A running service in place of a model in this process: what `--service` and `HUBLAB_HOST` mean to `run` and `chat`, and the
 //! verbs `ps` and `stop`. All of it goes through the SDK.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,6 +21,10 @@ use crate::{EXIT_INTERRUPTED, Usage, input, output};
 
 /// Where the service is, for all verbs.
 const HOST_VARIABLE: &str = "HUBLAB_HOST";
+/// Names a file of authorities, as --ca-file does.
+const CA_FILE_VARIABLE: &str = "HUBLAB_CA_FILE";
+/// How long a service may take to say that it is well.
+const HEALTH_MAX: Duration = Duration::from_secs(5);
 /// How often Ctrl-C is looked for while the service computes.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -31,18 +36,46 @@ impl ServiceArgs {
 
     /// A client of that service, which has been heard of.
     pub fn connect(&self) -> Result<AiClient> {
-        Ok(match self.service.as_deref() {
-            None | Some("") => AiClient::connect()?,
-            Some(address) => {
-                let mut client = AiClient::at(address).map_err(|error| Usage(error.to_string()))?;
-                if let Ok(key) = std::env::var("HUBLAB_API_KEY") {
-                    client = client.with_api_key(key);
-                }
-                client.health()?;
-                client
+        let named = self.service.clone().filter(|address| !address.is_empty());
+        let address = match (named, &self.ca_file) {
+            (Some(address), _) => address,
+            (None, None) => return Ok(AiClient::connect()?),
+            (None, Some(_)) => variable(HOST_VARIABLE)
+                .ok_or_else(|| Usage("--ca-file is for a service at https://: name it with --service=".into()))?,
+        };
+        let mut client = AiClient::at(&address).map_err(|error| Usage(error.to_string()))?;
+        if let Some(key) = variable("HUBLAB_API_KEY") {
+            client = client.with_api_key(key);
+        }
+        let is_tls = client.address().is_some_and(|address| address.starts_with("https:"));
+        if is_tls {
+            let file = self.ca_file.clone().or_else(|| variable(CA_FILE_VARIABLE).map(PathBuf::from));
+            if let Some(file) = file {
+                client = trusting(client, &file)?;
             }
-        })
+        } else if self.ca_file.is_some() {
+            return Err(Usage(format!("--ca-file is for a service at https://, and this one is at {address}")).into());
+        }
+        // The answer may take its time; that there is somebody must be known soon.
+        client.clone().with_timeout(HEALTH_MAX).health()?;
+        Ok(client)
     }
+}
+
+/// An environment variable's value, unless it is empty.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.trim().is_empty())
+}
+
+#[cfg(feature = "tls")]
+fn trusting(client: AiClient, file: &Path) -> Result<AiClient> {
+    Ok(client.with_ca_file(file)?)
+}
+
+#[cfg(not(feature = "tls"))]
+fn trusting(client: AiClient, _: &Path) -> Result<AiClient> {
+    // An address at https:// has been refused.
+    Ok(client)
 }
 
 /// Refuses flags that a service has no ear for: they would be ignored.

@@ -1,12 +1,13 @@
 //! `hublab serve`: flags and configuration become a node and a service.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use hublabio_runtime::Error;
+use hublabio_runtime::ai::DEFAULT_MODEL_NAME;
 use hublabio_runtime::config::{ConfigSource, EffectiveConfig, SystemConfig};
 use hublabio_runtime::moe::ModelSource;
 use hublabio_runtime::node::{CatalogModel, ModelCatalog, Node};
@@ -15,6 +16,7 @@ use hublabio_runtime::store::pull::PullConfig;
 use hublabio_server::{Limits, Listen, Server, ServerConfig, SwarmSource, TlsFiles};
 
 use crate::args::ServeArgs;
+use crate::model::ModelName;
 use crate::{Usage, output, store};
 
 /// Permissions of the socket file: the user's own, or its group's, too.
@@ -24,8 +26,10 @@ const SOCKET_GROUP_MODE: u32 = 0o660;
 pub fn serve(args: &ServeArgs, source: ConfigSource) -> Result<ExitCode> {
     let effective = SystemConfig::load(&args.over(source))?;
     output::start_logging(effective.config.kernel.log_level);
-    let catalog = Catalog { files: args.files()?, store: ModelStore::open(store::config(&effective)) };
-    let config = args.server_config(&effective, &catalog);
+    let store = ModelStore::open(store::config(&effective));
+    let (files, first) = args.models(&store)?;
+    let catalog = Catalog { files, store };
+    let config = args.server_config(&effective, first);
     let tls = config.tls.is_some();
     let node = Node::start(Arc::new(catalog), effective.config.node_config())?;
     // No model is opened before the service listens: who waits for it hears at once that it is there.
@@ -61,6 +65,7 @@ impl ServeArgs {
             ("runtime.num_threads", "--threads", self.threads.clone()),
             ("runtime.max_memory", "--max-memory", self.max_memory.clone()),
             ("server.keep_alive", "--keep-alive", self.keep_alive.clone()),
+            ("server.allow_pull", "--allow-pull", self.allow_pull.then(|| "true".to_owned())),
         ] {
             if let Some(value) = value {
                 source.flag(key, flag, value);
@@ -69,45 +74,40 @@ impl ServeArgs {
         source
     }
 
-    /// The files of the command line as models.
-    fn files(&self) -> Result<Vec<CatalogModel>> {
-        let mut files: Vec<CatalogModel> = Vec::new();
+    /// The models of the command line: those that are files, and the name of the first of all.
+    fn models(&self, store: &ModelStore) -> Result<(Vec<CatalogModel>, Option<String>)> {
+        let (mut files, mut first) = (Vec::<CatalogModel>::new(), None);
         for argument in &self.models {
-            let path = Path::new(argument);
-            let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
-            if argument == "default" {
-                continue;
-            }
-            if name.is_empty() || name.contains([':', '/', '\\']) {
-                return Err(Usage(format!("{}: give a .gguf file with a plain name", path.display())).into());
-            }
-            if files.iter().any(|file| file.name == name) {
-                return Err(Usage(format!("there are two files called {name}: rename one")).into());
-            }
-            let facts = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
-            files.push(CatalogModel {
-                name,
-                source: ModelSource::File(path.to_owned()),
-                bytes: facts.len(),
-                modified: facts.modified().ok(),
-                sha256: None,
-            });
+            let name = match ModelName::from(argument.as_os_str()) {
+                ModelName::Default => DEFAULT_MODEL_NAME.to_owned(),
+                // An alias stands for its model, and is asked for by its own name.
+                ModelName::Stored(name) => store.find(&name).map(|_| name)?,
+                ModelName::File(path) => {
+                    let file = file_model(path)?;
+                    if files.iter().any(|other| other.name == file.name) {
+                        return Err(Usage(format!("there are two files called {}: rename one", file.name)).into());
+                    }
+                    let name = file.name.clone();
+                    files.push(file);
+                    name
+                }
+            };
+            first.get_or_insert(name);
         }
-        Ok(files)
+        Ok((files, first))
     }
 
-    fn server_config(&self, effective: &EffectiveConfig, catalog: &Catalog) -> ServerConfig {
+    fn server_config(&self, effective: &EffectiveConfig, first: Option<String>) -> ServerConfig {
         let system = &effective.config;
         let server = &system.server;
         let limits = Limits {
             body_bytes: usize::try_from(server.body_bytes_max).unwrap_or(usize::MAX),
-            bodies_bytes: usize::try_from(system.kernel.heap_size).unwrap_or(usize::MAX),
+            heap_bytes: usize::try_from(system.kernel.heap_size).unwrap_or(usize::MAX),
             connections: server.connections_max,
             header_time: Duration::from_secs(server.header_timeout_s),
             ..Limits::default()
         };
         let defaults = ServerConfig::default();
-        let named = catalog.files.first().map(|file| file.name.clone());
         let mut swarms: Vec<SwarmSource> = self
             .swarm
             .iter()
@@ -127,17 +127,17 @@ impl ServeArgs {
             },
             limits,
             drain: Duration::from_secs(self.drain),
-            default_model: named.or_else(|| system.ai.default_model.clone()).unwrap_or(defaults.default_model),
+            default_model: first.or_else(|| system.ai.default_model.clone()).unwrap_or(defaults.default_model),
             sampling: system.runtime.generation_config().sampling,
             data_folder: server.storage.then(|| effective.data_folder()).flatten(),
             swarms,
-            pull: self.allow_pull.then(|| PullConfig::from_environment(|name| std::env::var_os(name))),
+            pull: server.allow_pull.then(|| PullConfig::from_environment(|name| std::env::var_os(name))),
         }
     }
 
     /// Where to listen; where systemd opened the sockets, there and nowhere else.
     fn listen(&self, system: &SystemConfig) -> Vec<Listen> {
-        if std::env::var_os("LISTEN_FDS").is_some() {
+        if sockets_are_handed_over() {
             return vec![Listen::Systemd];
         }
         let server = &system.server;
@@ -146,6 +146,29 @@ impl ServeArgs {
         let unix = server.unix_socket.iter().map(|path| Listen::Unix { path: path.clone(), mode });
         tcp.chain(unix).collect()
     }
+}
+
+/// A file as a model that is called like it.
+fn file_model(path: PathBuf) -> Result<CatalogModel> {
+    let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
+    if name.is_empty() || name.contains([':', '/', '\\']) {
+        return Err(Usage(format!("{}: give a .gguf file with a plain name", path.display())).into());
+    }
+    let facts = std::fs::metadata(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(CatalogModel {
+        name,
+        bytes: facts.len(),
+        modified: facts.modified().ok(),
+        sha256: None,
+        source: ModelSource::File(path),
+    })
+}
+
+/// Whether systemd handed sockets to this program, and not to the one that started it (sd_listen_fds(3)).
+fn sockets_are_handed_over() -> bool {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let is_ours = |pid: String| pid.parse() == Ok(std::process::id());
+    variable("LISTEN_FDS").is_some() && variable("LISTEN_PID").is_none_or(is_ours)
 }
 
 /// The files of the command line, then the models of the store.

@@ -23,7 +23,7 @@ use clap::Args;
         A file of keys has lines NAME KEY [requests_per_minute=N]; it is read again when it changes."
 )]
 pub struct ServeArgs {
-    /// GGUF files to serve beside the models of the store; the first answers where a request names no model
+    /// GGUF files to serve beside the store's models, or names of those; the first answers by default
     #[arg(value_name = "MODEL")]
     pub models: Vec<OsString>,
     /// Address to listen at; may be given several times [default: 127.0.0.1]

@@ -1,14 +1,19 @@
 //! The flags of verbs that talk with a running service.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 /// Which service.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Service")]
 pub struct ServiceArgs {
-    /// Ask a running service at http://HOST:PORT or unix:PATH, without a value that of this machine
+    /// Ask a running service at http(s)://HOST:PORT or unix:PATH, without a value that of this machine
     #[arg(long, value_name = "ADDRESS", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub service: Option<String>,
+    /// Certificates (PEM) to trust in place of the system's, for https:// [env: HUBLAB_CA_FILE]
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// List what a running service has in memory

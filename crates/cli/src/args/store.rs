@@ -32,7 +32,9 @@ pub struct LsArgs {
           hf://OWNER/REPO/FILE.gguf[@REVISION]   a file on Hugging Face; of a split model, any part\n  \
           https://…/FILE.gguf                    any other place; http:// too\n  \
           NAME[:TAG], ollama://NAME[:TAG]        a model of Ollama's registry\n\n\
-        Before anything is fetched, the size is compared with the free disk and with this machine's memory.\n\
+        The size is compared with the free disk and with this machine's memory before anything is fetched. The\n\
+        beginning of the file comes first: it says what the model is, whether this program can run it, and what\n\
+        memory that takes. A model that does not fit is not fetched further.\n\
         What breaks off is tried again, and goes on where it stopped, after Ctrl-C and a crash, too. A model\n\
         appears under its name when it is whole, its SHA-256 is the right one where that is known, and it can\n\
         be read.",
@@ -42,8 +44,9 @@ pub struct LsArgs {
         hublab pull https://example.org/model.gguf --name mine --sha256 0123…cdef\n\n\
         Environment: HUBLAB_HF_ENDPOINT and HUBLAB_OLLAMA_REGISTRY name mirrors, HF_TOKEN is sent to Hugging Face\n\
         for models that need a login, HTTPS_PROXY and its like are followed.\n\n\
-        With --json: {\"name\":…,\"from\":…,\"files\":[…],\"bytes\":…,\"bytes_fetched\":…,\"sha256\":[…],\"already_there\":…,\n  \
-        \"seconds\":…}. docs/MODELS.md says more."
+        With --json: {\"name\":…,\"from\":…,\"files\":[…],\"bytes\":…,\"bytes_fetched\":…,\"sha256\":[…],\n  \
+        \"model\":{\"architecture\":…,\"parameters\":…,\"quantization\":…,\"context_length\":…,\"weight_bytes\":…,\n  \
+        \"kv_bytes\":…,\"context\":…,\"problem\":…},\"already_there\":…,\"seconds\":…}. docs/MODELS.md says more."
 )]
 pub struct PullArgs {
     /// What to fetch

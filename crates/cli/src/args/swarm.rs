@@ -11,6 +11,7 @@ use hublabio_runtime::moe::{
 
 use super::shared::Preset;
 use super::values::{at_least_one, min_p, seed, temperature, threads, top_p, up_to, whole};
+use crate::model::ModelName;
 
 /// Ask several expert models behind one router
 #[derive(Debug, Args)]
@@ -267,11 +268,11 @@ pub struct SwarmChatArgs {
 pub struct SwarmAddArgs {
     /// The expert's name
     pub name: String,
-    /// Its model: a GGUF file, or builtin:NAME
-    #[arg(long, value_name = "FILE", required_unless_present = "base", conflicts_with_all = ["base", "adapter"])]
+    /// Its model: a GGUF file, a name that `hublab ls` lists, or builtin:NAME
+    #[arg(long, value_name = "MODEL", required_unless_present = "base", conflicts_with_all = ["base", "adapter"])]
     pub model: Option<String>,
-    /// The model that its adapter is for: a GGUF file, or builtin:NAME
-    #[arg(long, value_name = "FILE", requires = "adapter")]
+    /// The model that its adapter is for, named as for --model
+    #[arg(long, value_name = "MODEL", requires = "adapter")]
     pub base: Option<String>,
     /// Its LoRA adapter
     #[arg(long, value_name = "FILE", requires = "base")]
@@ -410,7 +411,7 @@ pub struct SwarmEvalArgs {
     pub questions: Vec<PathBuf>,
     /// Model to compare with, trained on everything that the experts were trained on
     #[arg(long, value_name = "MODEL")]
-    pub generalist: Option<PathBuf>,
+    pub generalist: Option<ModelName>,
     /// Ways to join the answers of all experts: best, mixture, voting, concatenate, summarize
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = parse_synthesis,
         default_value = "mixture,voting")]

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::model::ModelName;
+
 /// Say what this machine and its configuration are good for
 #[derive(Debug, Args)]
 #[command(
@@ -14,7 +16,7 @@ use clap::Args;
         typical models are Qwen 2.5 (0.5B) and Llama 3 (1B, 3B, 8B).",
     after_long_help = "Examples:\n  \
         hublab doctor\n  \
-        hublab doctor model.gguf\n  \
+        hublab doctor ./model.gguf\n  \
         hublab doctor --config ./system.toml --json\n\n\
         With --json: {\"version\":…,\"cores\":…,\"threads\":…,\"isa\":…,\"isas\":[…],\"memory\":{\"total_bytes\":…,\n  \
         \"available_bytes\":…},\"folders\":[{\"path\":…,\"exists\":…,\"free_bytes\":…}],\"config\":{\"file\":…,\n  \
@@ -24,9 +26,9 @@ use clap::Args;
         The exit code is 1 if a problem keeps the program from working, such as a file that cannot be read."
 )]
 pub struct DoctorArgs {
-    /// GGUF files to look at, besides the models that are there
-    #[arg(value_name = "FILE")]
-    pub models: Vec<PathBuf>,
+    /// GGUF files to look at, besides the models of this machine
+    #[arg(value_name = "MODEL")]
+    pub models: Vec<ModelName>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

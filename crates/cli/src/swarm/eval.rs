@@ -8,6 +8,7 @@ use hublabio_runtime::moe::eval::{AnswerTable, EvalOptions, EvalReport, Interval
 
 use super::{cell, open};
 use crate::args::SwarmEvalArgs;
+use crate::model::ModelName;
 use crate::output::{self, Progress};
 
 pub fn eval(args: &SwarmEvalArgs) -> Result<ExitCode> {
@@ -16,7 +17,7 @@ pub fn eval(args: &SwarmEvalArgs) -> Result<ExitCode> {
     let options = EvalOptions {
         texts: args.text.clone(),
         questions: args.questions.clone(),
-        generalist: args.generalist.clone(),
+        generalist: args.generalist.as_ref().map(ModelName::file).transpose()?,
         syntheses: args.synthesis.clone(),
         text_bytes: args.text_bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
         question_count: args.count,

@@ -3,6 +3,7 @@
 //! A change stays only if the swarm can be read with it: otherwise what was there is put back, and the error says what
 //! is wrong. Files appear whole: they are written beside their place and renamed.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write as _};
@@ -10,10 +11,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
-use hublabio_runtime::moe::{ExpertBackend as _, SwarmEngine, SwarmSpec};
+use hublabio_runtime::moe::{ExpertBackend as _, ModelSource, SwarmEngine, SwarmSpec};
 
 use super::{check_file_name, make};
 use crate::args::{SwarmAddArgs, SwarmRmArgs};
+use crate::model::ModelName;
 use crate::output;
 
 /// How models of the binary are named, in place of a file.
@@ -138,10 +140,13 @@ fn description(args: &SwarmAddArgs) -> Result<String> {
             entry(key, quoted(value));
         }
     }
-    for (key, value) in [("model", &args.model), ("base", &args.base), ("adapter", &args.adapter)] {
+    for (key, value) in [("model", &args.model), ("base", &args.base)] {
         if let Some(value) = value {
             entry(key, quoted(&weights(value)?));
         }
+    }
+    if let Some(path) = &args.adapter {
+        entry("adapter", quoted(&existing(Path::new(path))?));
     }
     if let Some(priority) = args.priority {
         entry("priority", priority.to_string());
@@ -173,7 +178,13 @@ fn description(args: &SwarmAddArgs) -> Result<String> {
 
 /// A model as its description names it: from wherever the folder is, the same file.
 fn weights(given: &str) -> Result<String> {
-    if given.starts_with(BUILTIN_PREFIX) { Ok(given.to_owned()) } else { existing(Path::new(given)) }
+    if given.starts_with(BUILTIN_PREFIX) {
+        return Ok(given.to_owned());
+    }
+    match ModelName::from(OsStr::new(given)).source()? {
+        ModelSource::File(path) => existing(&path),
+        ModelSource::Builtin(name) => Ok(format!("{BUILTIN_PREFIX}{name}")),
+    }
 }
 
 /// The whole path of a file that must be there.

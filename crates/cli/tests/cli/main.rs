@@ -23,10 +23,14 @@ mod signals;
 #[allow(dead_code)]
 #[path = "../../../runtime/tests/store/server.rs"]
 mod server;
+#[cfg(unix)]
+mod sockets;
 mod store;
 mod swarm;
 mod swarm_files;
 #[cfg(target_os = "linux")]
 mod terminal;
 mod tiny;
+#[cfg(all(unix, feature = "tls"))]
+mod tls;
 mod verbs;

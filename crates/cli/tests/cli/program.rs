@@ -42,7 +42,21 @@ impl From<Output> for Outcome {
 /// The program with these arguments, away from the user's own settings.
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hublab"));
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(arguments);
+    away(command)
+}
+
+/// As [`command`], started by a script of the shell, whose `"$@"` is the program and its arguments.
+#[cfg(unix)]
+pub fn command_by(script: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_hublab")]).args(arguments);
+    away(command)
+}
+
+/// Away from the user's own settings.
+fn away(mut command: Command) -> Command {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     for name in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TERM"] {
         command.env_remove(name);
     }
@@ -59,6 +73,9 @@ pub fn command(arguments: &[&str]) -> Command {
         std::fs::write(&config, "").expect("the build folder can be written");
     }
     command.env("XDG_CONFIG_HOME", folder("config")).env("XDG_DATA_HOME", folder("data")).env_remove("STATE_DIRECTORY");
+    for name in ["LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET"] {
+        command.env_remove(name);
+    }
     command.env("HUBLAB_MODELS", folder("models")).env("OLLAMA_MODELS", folder("ollama"));
     command
 }

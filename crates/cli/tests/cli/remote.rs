@@ -1,9 +1,10 @@
 //! `run`, `chat`, `ps` and `stop` with a service that runs.
 
 use std::process::Child;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::program::{Outcome, hublab, hublab_with, wait};
-use crate::serve::{end, serving};
+use crate::program::{Outcome, command, folder, hublab, hublab_with, wait};
+use crate::serve::{end, started};
 
 /// A service, ended with the test.
 struct Service {
@@ -13,8 +14,16 @@ struct Service {
 
 impl Service {
     fn start(arguments: &[&str]) -> Self {
-        let (child, address) = serving(arguments);
-        Self { child: Some(child), flag: format!("--service=http://{address}") }
+        Self::start_at("http", arguments)
+    }
+
+    /// One with a data folder of its own: two services do not share one.
+    fn start_at(scheme: &str, arguments: &[&str]) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let data = folder(&format!("data-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
+        let mut serve = command(&[&["serve", "--port", "0"], arguments].concat());
+        let (child, address) = started(serve.env("XDG_DATA_HOME", data), scheme);
+        Self { child: Some(child), flag: format!("--service={scheme}://{address}") }
     }
 
     fn ask(&self, arguments: &[&str], input: &str) -> Outcome {
@@ -90,6 +99,31 @@ fn what_a_service_has_no_ear_for_is_refused() {
     let nobody = hublab(&["ps", "--service=http://127.0.0.1:9"]);
     assert_eq!(nobody.code, 1);
     assert!(nobody.stderr.contains("127.0.0.1:9") && nobody.stderr.contains("hublab serve"), "{}", nobody.stderr);
+    for flags in [&["--ca-file", "x.pem"][..], &["--ca-file", "x.pem", "--service=http://127.0.0.1:9"]] {
+        let refused = hublab(&[&["ps"], flags].concat());
+        assert_eq!(refused.code, 2, "{}", refused.stderr);
+        assert!(refused.stderr.contains("--ca-file is for a service at https://"), "{}", refused.stderr);
+    }
     let nonsense = hublab(&["ps", "--service=ftp://x"]);
     assert_eq!(nonsense.code, 2, "{}", nonsense.stderr);
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn a_service_with_a_certificate_is_asked_by_https() {
+    let fixture = |name: &str| format!("{}/../sdk/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
+    let (certificate, key, authority) = (fixture("service.pem"), fixture("service.key"), fixture("authority.pem"));
+    let service = Service::start_at("https", &["--tls-cert", &certificate, "--tls-key", &key]);
+    let address = service.flag.strip_prefix("--service=").unwrap();
+    let question = ["run", "What does tar do?", "--preset", "greedy"];
+    let answer = service.ask(&[&question[..], &["--ca-file", &authority]].concat(), "");
+    assert_eq!((answer.code, answer.text()), (0, "An archiving utility.\n"), "{}", answer.stderr);
+    let stranger = service.ask(&[&question[..], &["--ca-file", &fixture("stranger.pem")]].concat(), "");
+    assert_eq!(stranger.code, 1);
+    assert!(stranger.stderr.contains("UnknownIssuer"), "{}", stranger.stderr);
+    // The same from the environment.
+    let mut named = command(&["ps", "--json"]);
+    named.env("HUBLAB_HOST", address).env("HUBLAB_CA_FILE", &authority);
+    let listed = wait(named.spawn().unwrap());
+    assert_eq!(listed.code, 0, "{}", listed.stderr);
 }

@@ -1,8 +1,8 @@
 //! `hublab serve`, spawned: that it listens at once, answers, and ends as it is asked to.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::Child;
+use std::process::{Child, Command};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -12,10 +12,30 @@ use crate::tiny::Tiny;
 
 /// A service on a free port, and its address.
 pub fn serving(arguments: &[&str]) -> (Child, String) {
-    let mut child = command(&[&["serve", "--port", "0"], arguments].concat()).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
-    let address = line.trim().strip_prefix("listening on http://").unwrap_or_else(|| panic!("{line}")).to_owned();
+    started(&mut command(&[&["serve", "--port", "0"], arguments].concat()), "http")
+}
+
+/// The next line, and no byte more: what else comes is read at the end.
+fn line(stream: &mut impl Read) -> String {
+    let (mut line, mut byte) = (Vec::new(), [0]);
+    while stream.read(&mut byte).unwrap() == 1 && byte != *b"\n" {
+        line.push(byte[0]);
+    }
+    String::from_utf8(line).unwrap()
+}
+
+/// A service that is to be, and its first address with this scheme.
+pub fn started(command: &mut Command, scheme: &str) -> (Child, String) {
+    let mut child = command.spawn().unwrap();
+    // Services of other tests may keep the conversations to themselves, which is warned of first.
+    let start = format!("listening on {scheme}://");
+    let address = loop {
+        let line = line(child.stderr.as_mut().unwrap());
+        match line.strip_prefix(&start) {
+            Some(address) => break address.to_owned(),
+            None => assert!(line.contains("conversations are not kept"), "{line}"),
+        }
+    };
     (child, address)
 }
 
@@ -24,16 +44,27 @@ pub fn end(child: &Child) {
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
 }
 
-fn ask(address: &str, request: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
+/// Sends a request that is the connection's last, and reads the answer.
+pub fn ask(mut stream: impl Read + Write, request: &str) -> String {
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
 }
 
-fn get(address: &str, path: &str) -> String {
-    ask(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))
+/// The request for a page.
+pub fn get_request(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+}
+
+/// A request with a body of JSON.
+pub fn post_request(path: &str, body: &str) -> String {
+    let length = body.len();
+    format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}")
+}
+
+pub fn get(address: &str, path: &str) -> String {
+    ask(TcpStream::connect(address).unwrap(), &get_request(path))
 }
 
 #[test]
@@ -45,12 +76,8 @@ fn it_serves_until_a_signal_and_ends_well() {
         let models = get(&address, "/v1/models");
         assert!(models.contains("\"id\":\"tiny\"") && models.contains("\"id\":\"default\""), "{models}");
         // The file of the command line answers where no model is named.
-        let body = "{\"prompt\":\"abc\",\"max_tokens\":3}";
-        let length = body.len();
-        let request = format!(
-            "POST /v1/completions HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
-        );
-        let answer = ask(&address, &request);
+        let request = post_request("/v1/completions", "{\"prompt\":\"abc\",\"max_tokens\":3}");
+        let answer = ask(TcpStream::connect(&address).unwrap(), &request);
         assert!(answer.contains("\"model\":\"tiny\""), "{answer}");
         kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
         let outcome = wait(child);
@@ -79,4 +106,26 @@ fn what_it_cannot_serve_with_is_said_at_once() {
     let outcome = hublab(&["serve", "--port", &port]);
     assert_eq!(outcome.code, 1);
     assert!(outcome.stderr.contains("cannot listen"), "{}", outcome.stderr);
+}
+
+#[test]
+fn the_configuration_can_let_clients_have_models_fetched() {
+    let file = crate::program::folder("serve-pull").join("system.toml");
+    let body = "{\"model\":\"https://example.org/model.gguf\"}";
+    let length = body.len();
+    let request = format!(
+        "POST /api/pull HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    // Addresses are never taken from clients, but what is refused first tells whether anything is.
+    for (value, said) in [("false", "--allow-pull"), ("true", "Hugging Face and Ollama's registry only")] {
+        std::fs::write(&file, format!("[server]\nallow_pull = {value}\n")).unwrap();
+        let (child, address) = serving(&["--config", file.to_str().unwrap()]);
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 403") && answer.contains(said), "{answer}");
+        end(&child);
+        assert_eq!(wait(child).code, 0);
+    }
 }

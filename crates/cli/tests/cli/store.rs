@@ -72,6 +72,61 @@ fn names_are_models_wherever_one_is_asked_for() {
 }
 
 #[test]
+fn every_verb_that_takes_a_model_takes_a_name() {
+    let store = Store::new("everywhere");
+    store.write("tiny.gguf", &Tiny::new().bytes());
+    store.succeeds(&["cp", "tiny", "short"]);
+    let beside = |name: &str| store.0.join("work").join(name).to_str().unwrap().to_owned();
+    std::fs::create_dir_all(store.0.join("work")).unwrap();
+    let (text, experts) = (beside("text.txt"), beside("experts"));
+    std::fs::write(&text, "What does tar do? ".repeat(40)).unwrap();
+    let (matrix, smaller) = (beside("imatrix.bin"), beside("smaller.bin"));
+    for name in ["tiny", "short"] {
+        store.succeeds(&["perplexity", name, &text, "--ctx", "64"]);
+        store.succeeds(&["imatrix", name, &text, "-o", &matrix, "--force", "--ctx", "64"]);
+        store.succeeds(&["quantize", name, &smaller, "Q8_0", "--force"]);
+        store.succeeds(&["embed", name, "Hello"]);
+        store.succeeds(&["swarm", "add", name, "--model", name, "--experts", &experts]);
+        let report = store.succeeds(&["doctor", name, "--json"]).json();
+        let models = report["models"].as_array().unwrap();
+        assert!(models.iter().any(|model| model["name"] == "tiny"), "{report}");
+        assert!(report["problems"].as_array().unwrap().is_empty(), "{report}");
+    }
+    let listed = store.succeeds(&["swarm", "ls", "--json", "--experts", &experts]).json();
+    let expert = listed["experts"].as_array().unwrap().iter().find(|expert| expert["name"] == "short").unwrap();
+    assert!(expert["model"].as_str().unwrap().ends_with("tiny.gguf"), "{expert}");
+    // What is no model's name is told so, and a lone name of `imatrix` is no text.
+    for verb in [
+        &["swarm", "add", "x", "--model", "tinny", "--experts", &experts][..],
+        &["swarm", "eval", "--text", &experts, "--generalist", "tinny", "--experts", &experts],
+        &["imatrix", "tinny", &text, "-o", &smaller, "--force"],
+        &["quantize", "tinny", &smaller, "Q8_0", "--force"],
+    ] {
+        store.fails(verb, &["tinny", "`tiny`"]);
+    }
+    let lone = store.run(&["imatrix", "tiny"]);
+    assert!(lone.code == 2 && lone.stderr.contains("there is no text for tiny"), "{}", lone.stderr);
+    let report = store.succeeds(&["doctor", "tinny", "--json"]).json();
+    assert!(report["problems"][0]["problem"].as_str().unwrap().contains("tinny"), "{report}");
+}
+
+#[cfg(unix)]
+#[test]
+fn the_first_model_that_a_service_is_given_answers() {
+    let store = Store::new("serve");
+    store.write("tiny.gguf", &Tiny::new().bytes());
+    let mut serve = store.command(&["serve", "--port", "0", "tiny"]);
+    let (child, address) = crate::serve::started(serve.env("XDG_DATA_HOME", store.0.join("data")), "http");
+    let asked = store.run(&["run", "Hello", "-n", "2", "--json", &format!("--service=http://{address}")]);
+    crate::serve::end(&child);
+    wait(child);
+    assert_eq!(asked.code, 0, "{}", asked.stderr);
+    assert_eq!(asked.json()["model"], "tiny");
+    let none = store.run(&["serve", "--port", "0", "tinny"]);
+    assert!(none.code == 1 && none.stderr.contains("`tiny`"), "{}", none.stderr);
+}
+
+#[test]
 fn a_lone_word_is_a_model_only_if_there_is_one() {
     let store = Store::new("lone");
     store.write("tiny.gguf", &Tiny::new().bytes());
@@ -136,6 +191,27 @@ fn a_model_is_pulled_and_runs() {
     store.succeeds(&["run", "tiny", "Hello", "-n", "2"]);
     store.fails(&["pull", "hf://o/r"], &["name the file"]);
     assert!(server.requests().iter().all(|request| request.path.ends_with("/tiny.gguf")));
+}
+
+#[test]
+fn a_proxy_that_cannot_be_used_is_not_gone_around() {
+    let store = Store::new("proxy");
+    let server = Server::start(&[("/tiny.gguf", vec![Reply::file(&Tiny::new().bytes())])]);
+    let url = format!("{}/tiny.gguf", server.address);
+    for (variable, value) in
+        [("ALL_PROXY", "socks5://127.0.0.1:9"), ("https_proxy", "nonsense://127.0.0.1:9"), ("HTTP_PROXY", "http://")]
+    {
+        let mut pull = store.command(&["pull", &url]);
+        pull.env_remove("NO_PROXY").env_remove("no_proxy").env(variable, value);
+        let outcome = wait(pull.spawn().expect("the program starts"));
+        assert_eq!(outcome.code, 1, "{}", outcome.stderr);
+        assert!(outcome.stderr.contains(variable), "{}", outcome.stderr);
+    }
+    assert!(server.requests().is_empty());
+    // An empty variable names none.
+    let mut plain = store.command(&["pull", &url]);
+    plain.env("ALL_PROXY", "");
+    assert_eq!(wait(plain.spawn().expect("the program starts")).code, 0);
 }
 
 #[test]
