@@ -8,6 +8,7 @@ import { after, before, test } from "node:test";
 
 import { chromium } from "playwright-core";
 
+import { Scripted } from "./scripted.js";
 import { Service } from "./service.js";
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
@@ -29,8 +30,9 @@ after(async () => {
 });
 
 /** A test with a browser window of its own. Anything that the page throws or the policy forbids fails it. */
-function check(name, body, { at = service, ...options } = {}) {
+function check(name, body, { at = service, before: prepare, ...options } = {}) {
   test(name, { timeout: 120_000 }, async () => {
+    prepare?.();
     const context = await browser.newContext({ viewport: { width: 1200, height: 800 }, acceptDownloads: true, ...options });
     const page = await context.newPage();
     page.setDefaultTimeout(20_000);
@@ -89,6 +91,9 @@ async function slowly(page) {
   await page.click("dialog .primary");
   await page.waitForSelector("dialog", { state: "detached" });
 }
+
+/** Waits until this stands where one writes. */
+const written = (page, text) => page.waitForFunction((wanted) => document.querySelector("#message").value === wanted, text);
 
 async function accessible(page, where) {
   await page.evaluate(AXE);
@@ -176,10 +181,21 @@ check("a question can be edited, an answer asked for again, and branches be gone
   assert.equal(await questions(page).locator(".body").innerText(), QUESTION);
 });
 
-check("a swarm says who answered", async (page) => {
+check("a swarm says who is asked before the first word, and who answered at the end", async (page) => {
   await ready(page);
   await page.selectOption("#model", "swarm");
+  await page.evaluate(() => {
+    globalThis.strips = [];
+    new MutationObserver(() => {
+      const article = document.querySelector(".message[aria-busy]");
+      if (article) globalThis.strips.push([article.querySelector(".experts")?.textContent, article.querySelector(".body").textContent]);
+    }).observe(document.querySelector("#thread"), { childList: true, subtree: true });
+  });
   await ask(page, "How do I reverse a list in Python?");
+  const strips = await page.evaluate(() => globalThis.strips);
+  const [, before] = strips.find(([strip]) => /python/.test(strip ?? "")) ?? assert.fail(JSON.stringify(strips));
+  const after = await answers(page).first().locator(".body").innerText();
+  assert.ok(before.length < after.length, `${before} of ${after}`);
   await page.click(".experts summary");
   assert.ok((await page.locator(".experts li").count()) > 0);
   assert.match(await page.innerText(".experts"), /%/);
@@ -284,6 +300,53 @@ check("files of text are attached, others are refused with the reason", async (p
   assert.ok(await page.isHidden("#chips"));
 });
 
+/** What is dragged or copied: files, and perhaps a text. */
+const carried = (page, files, text) => page.evaluateHandle(([all, plain]) => {
+  const data = new DataTransfer();
+  for (const [name, content] of all) data.items.add(new File([content], name));
+  if (plain) data.setData("text/plain", plain);
+  return data;
+}, [files, text]);
+
+check("files of text are dropped on the page", async (page) => {
+  await ready(page);
+  const dataTransfer = await carried(page, [["one.txt", "alpha"], ["two.txt", "beta"]]);
+  await page.dispatchEvent("main", "dragover", { dataTransfer });
+  assert.ok(await page.isVisible("#drop"));
+  await page.dispatchEvent("main", "dragleave", { dataTransfer });
+  assert.ok(await page.isHidden("#drop"));
+  await page.dispatchEvent("main", "dragover", { dataTransfer });
+  await picture(page, "drop");
+  await page.dispatchEvent("main", "drop", { dataTransfer });
+  await page.locator(".chip").nth(1).waitFor();
+  assert.ok(await page.isHidden("#drop"));
+  assert.match(await page.innerText("#chips"), /one\.txt[^]*two\.txt/);
+  // Words are dropped into the field as everywhere; with a dialog open a file is not taken, and the page not left for it.
+  const words = await carried(page, [], "words");
+  assert.ok(await page.evaluate((data) => document.body.dispatchEvent(
+    new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true })), words));
+  await page.click("#settings");
+  await page.dispatchEvent("dialog", "dragover", { dataTransfer });
+  assert.ok(await page.isHidden("#drop"));
+  const left = await page.evaluate((data) => document.querySelector("dialog").dispatchEvent(
+    new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true })), dataTransfer);
+  assert.ok(!left);
+  assert.equal(await page.locator(".chip").count(), 2);
+});
+
+check("files of text are pasted, and a text with a picture beside it is a text", async (page) => {
+  await ready(page);
+  const paste = (data) => page.evaluate((clipboardData) => document.querySelector("#message").dispatchEvent(
+    new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true })), data);
+  assert.equal(await paste(await carried(page, [["notes.md", "# alpha"]])), false);
+  await page.locator(".chip", { hasText: "notes.md" }).waitFor();
+  assert.equal(await paste(await carried(page, [["table.png", "\u0000"]], "a\tb")), true);
+  assert.equal(await page.locator(".chip").count(), 1);
+  assert.ok(await page.isHidden("#banner"));
+  await ask(page, "");
+  assert.equal(await page.innerText("#title"), "notes.md");
+});
+
 check("what a model or a file writes never becomes markup", async (page) => {
   await ready(page);
   const bad = '<img src=x onerror="document.title=1"> [a](javascript:alert(1)) <script>document.title=2</script> ![p](https://a.example/p.png)';
@@ -307,7 +370,7 @@ check("without the service the page says so, keeps what was written, and goes on
   await page.fill("#message", "Are you there?");
   await page.press("#message", "Enter");
   await page.getByText("The service does not answer").waitFor();
-  await page.waitForFunction(() => document.querySelector("#message").value === "Are you there?");
+  await written(page, "Are you there?");
   await accessible(page, "offline");
   await picture(page, "offline");
   await service.start();
@@ -388,6 +451,7 @@ check("everything can be done with the keyboard", async (page) => {
 check("a telephone's width is enough", async (page) => {
   await ready(page);
   await noSideways(page);
+  assert.equal(await page.evaluate(() => document.querySelector("#scroll").scrollTop), 0, "an empty page begins at its beginning");
   await picture(page, "phone-empty");
   await ask(page, `${QUESTION} ${"longword".repeat(20)}`);
   await noSideways(page);
@@ -420,6 +484,7 @@ check("dark comes with the system, and by choice", async (page) => {
   await page.reload();
   await ready(page);
   assert.equal(await page.innerText("#theme"), "Theme: dark");
+  assert.equal(await page.evaluate(() => localStorage.length + document.cookie.length), 1, "only the theme is remembered");
 }, { colorScheme: "dark" });
 
 // ---- services that are set up otherwise ----
@@ -466,5 +531,218 @@ check("a service that wants a key is given one, for this tab", async (page) => {
   await ask(page);
   await page.reload();
   await ready(page);
-  assert.equal(await page.evaluate(() => localStorage.length + document.cookie.length), 1, "only the theme is remembered");
+  assert.equal(await page.evaluate(() => localStorage.length + document.cookie.length), 0, "nothing is remembered");
 }, { at: locked });
+
+// ---- what a real service does too quickly, or never ----
+
+const scripted = new Scripted();
+before(() => scripted.start());
+after(() => scripted.end());
+
+function checkScripted(name, body, options) {
+  check(name, async (page) => {
+    await ready(page);
+    await body(page);
+  }, { at: scripted, before: () => scripted.reset(), ...options });
+}
+
+const turns = (...texts) => texts.map((text, id) =>
+  ({ id, ...(id > 0 ? { parent: id - 1 } : {}), role: id % 2 ? "assistant" : "user", text, created: 1 }));
+const send = async (page, text) => {
+  await page.fill("#message", text);
+  await page.press("#message", "Enter");
+};
+const answerText = (page) => page.locator(".message.assistant").last().locator(".body").innerText();
+
+checkScripted("a question is seen at once, and comes back if it is refused", async (page) => {
+  scripted.held = ["/answer"];
+  scripted.refusals = [{ method: "POST", path: "/answer", status: 429, message: "too many wait" }];
+  await send(page, "Is it seen?");
+  await questions(page).getByText("Is it seen?").waitFor();
+  await page.getByText("Waiting").waitFor();
+  assert.ok(await page.isVisible("#stop"));
+  // What is written meanwhile begins no second conversation.
+  await send(page, "And this?");
+  scripted.release();
+  await page.getByText("too many wait").waitFor();
+  await page.getByText("A model on this machine").waitFor();
+  await written(page, "Is it seen?\n\nAnd this?");
+  assert.equal(scripted.conversations.size, 0, "nothing empty stays in the list");
+  await page.fill("#message", "");
+  scripted.refusals = [{ method: "POST", path: "/answer", status: 429, message: "too many still wait" }];
+  await send(page, "Is it seen now?");
+  await page.getByText("too many still wait").waitFor();
+  await written(page, "Is it seen now?");
+});
+
+checkScripted("an answer goes on where it is left and come back to", async (page) => {
+  scripted.add("Another", turns("Other?", "Other."));
+  await send(page, "What is long?");
+  const answer = await scripted.answer();
+  answer.start();
+  answer.send("experts", { names: ["python", "rust"] });
+  answer.send("reasoning", { text: "Let me think." });
+  await page.getByText("Thinking").waitFor();
+  await page.click(".reasoning summary");
+  await page.getByText("Let me think.").waitFor();
+  assert.match(await page.locator(".message .experts").innerText(), /python[^]*rust/);
+  answer.send("delta", { text: "One" });
+  await page.getByText("One", { exact: true }).waitFor();
+  await picture(page, "writing");
+  await accessible(page, "writing");
+  await page.click('.item:has-text("Another")');
+  await page.getByText("Other.", { exact: true }).waitFor();
+  assert.ok(await page.isVisible("#send"));
+  answer.send("delta", { text: ", two" });
+  await page.click('.item:has-text("What is long?")');
+  await page.getByText("One, two", { exact: true }).waitFor();
+  assert.ok(await page.isVisible("#stop"));
+  answer.send("delta", { text: ", three" });
+  await page.getByText("One, two, three", { exact: true }).waitFor();
+  answer.done("One, two, three.");
+  await page.getByText("One, two, three.", { exact: true }).waitFor();
+  await page.waitForSelector("[aria-busy]", { state: "detached" });
+  assert.ok(await page.isVisible("#send"));
+  // The browser's way back leads through what was opened.
+  await page.goBack();
+  await page.getByText("Other.", { exact: true }).waitFor();
+});
+
+checkScripted("a question in other words that is refused is not lost", async (page) => {
+  scripted.add("Kept", turns("What is it?", "It is."));
+  await page.reload();
+  await page.click(".item");
+  await page.click('[aria-label="Edit and send again"]');
+  await page.fill(".edit textarea", "What is it really?");
+  scripted.refusals = [{ method: "POST", path: "/answer", status: 400, message: "it is too long" }];
+  await page.press(".edit textarea", "Enter");
+  await page.getByText("it is too long").waitFor();
+  await page.locator(".edit textarea").waitFor();
+  assert.equal(await page.inputValue(".edit textarea"), "What is it really?");
+  await page.waitForFunction(() => document.activeElement.closest(".edit"));
+  await page.press(".edit textarea", "Enter");
+  const answer = await scripted.answer();
+  answer.start();
+  answer.done("Really.");
+  await page.getByText("Really.", { exact: true }).waitFor();
+  assert.equal(await page.locator(".edit").count(), 0);
+});
+
+checkScripted("an answer that could not be kept does not stand in the way of the next", async (page) => {
+  await send(page, "First?");
+  const first = await scripted.answer();
+  first.start();
+  first.send("delta", { text: "Half an ans" });
+  first.fail("the disk is full");
+  await page.getByText("this is what had arrived").waitFor();
+  assert.equal(await answerText(page), "Half an ans");
+  await page.getByRole("button", { name: "Ask again" }).click();
+  const again = await scripted.answer();
+  again.start();
+  again.done("A whole answer.");
+  await page.getByText("A whole answer.", { exact: true }).waitFor();
+  assert.equal(await page.getByText("Half an ans").count(), 0);
+  await send(page, "Second?");
+  const second = await scripted.answer();
+  second.start();
+  second.done("Second.");
+  await page.getByText("Second.", { exact: true }).waitFor();
+  assert.deepEqual(await questions(page).locator(".body").allInnerTexts(), ["First?", "Second?"]);
+});
+
+checkScripted("the conversation that was asked for last is shown", async (page) => {
+  const slow = scripted.add("Slow", turns("Slow?", "Slow."));
+  scripted.add("Quick", turns("Quick?", "Quick."));
+  await page.reload();
+  await page.waitForSelector(".item");
+  scripted.held = [slow.id];
+  await page.click('.item:has-text("Slow")');
+  await page.click('.item:has-text("Quick")');
+  await page.getByText("Quick.", { exact: true }).waitFor();
+  scripted.release();
+  await page.waitForLoadState("networkidle");
+  assert.equal(await page.innerText("#title"), "Quick");
+});
+
+checkScripted("what was searched for is shown, on its branch and at its place", async (page) => {
+  const first = turns("Where is it?", "Here is a needle.", "And more?", "A line.\n\n".repeat(200));
+  const branch = [{ id: 4, parent: 0, role: "assistant", text: "Nothing here.", created: 1 }];
+  scripted.add("Haystack", [...first, ...branch]);
+  scripted.add("Empty");
+  await page.reload();
+  await page.fill("#search", "needle");
+  await page.waitForFunction(() => document.querySelectorAll(".item").length === 1);
+  await page.click(".item");
+  await page.locator(".found").getByText("Here is a needle.").waitFor();
+  assert.equal(await page.locator(".branches").first().innerText().then((text) => text.replace(/\s/g, "")), "‹1/2›");
+  const [top, height] = await page.evaluate(() => [document.querySelector(".found").getBoundingClientRect().top, innerHeight]);
+  assert.ok(top > 0 && top < height / 2, `${top} of ${height}`);
+});
+
+checkScripted("an answer that another tab has written is waited for", async (page) => {
+  const conversation = scripted.add("Shared", turns("Who writes?"));
+  conversation.writing = true;
+  await page.reload();
+  await page.click(".item");
+  await page.getByText("The answer is being written").waitFor();
+  assert.equal(await page.getByText("There is no answer.").count(), 0);
+  conversation.messages.push({ ...turns("", "Another tab.")[1] });
+  Object.assign(conversation, { writing: false, active: 1, updated: conversation.updated + 1 });
+  await page.getByText("Another tab.", { exact: true }).waitFor();
+});
+
+checkScripted("a refusal that is not about a key asks for none", async (page) => {
+  scripted.refusals = [{ method: "GET", path: "/api/web", status: 403, message: "this service is not called `x`" }];
+  await page.reload();
+  await page.getByText("this service is not called").waitFor();
+  assert.equal(await page.locator("dialog").count(), 0);
+  await page.getByRole("button", { name: "Try again" }).click();
+  await ready(page);
+  await page.waitForSelector("#banner", { state: "hidden" });
+});
+
+checkScripted("a stop before the first word gives the question back", async (page) => {
+  await send(page, "Too early?");
+  await scripted.answer();
+  await page.keyboard.press("Escape");
+  await written(page, "Too early?");
+  assert.ok(await page.isVisible("#send"));
+  assert.equal(scripted.conversations.size, 0, "nothing empty stays in the list");
+});
+
+checkScripted("the keyboard stays where it was, and the end can be gone to", async (page) => {
+  scripted.add("Long", turns("Long?", "A line.\n\n".repeat(200)));
+  await page.reload();
+  await page.click(".item");
+  assert.ok(await page.isHidden("#to-end"));
+  await page.focus("#scroll");
+  await page.keyboard.press("Home");
+  await page.waitForFunction(() => document.querySelector("#scroll").scrollTop === 0);
+  await page.click("#to-end");
+  await page.waitForSelector("#to-end", { state: "hidden" });
+  await page.focus('[aria-label="Answer again"]');
+  await page.keyboard.press("Enter");
+  const answer = await scripted.answer();
+  assert.equal(await page.evaluate(() => document.activeElement.id), "stop");
+  answer.start();
+  answer.done("Short.");
+  await page.locator(".branches").getByText("2/2").waitFor();
+  assert.equal(await page.evaluate(() => document.activeElement.id), "message");
+  await page.focus('[aria-label="Version before"]');
+  await page.keyboard.press("Enter");
+  await page.locator(".branches").getByText("1/2").waitFor();
+  assert.equal(await page.evaluate(() => document.activeElement.getAttribute("aria-label")), "Version after");
+});
+
+checkScripted("on a telephone Enter begins a line", async (page) => {
+  await send(page, "One");
+  assert.equal(await page.inputValue("#message"), "One\n");
+  await page.locator("#message").pressSequentially("two");
+  await page.tap("#send");
+  const answer = await scripted.answer();
+  answer.start();
+  answer.done("Yes.");
+  await page.getByText("Yes.", { exact: true }).waitFor();
+  assert.equal(await questions(page).locator(".body").innerText(), "One\ntwo");
+}, { viewport: { width: 360, height: 740 }, hasTouch: true, isMobile: true });
