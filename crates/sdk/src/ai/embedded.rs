@@ -238,6 +238,8 @@ impl Embedded {
             text: text.clone(),
             parser: Some(asked.parser),
             tells_progress: request.return_progress == Some(true),
+            in_pieces: request.stream == Some(true),
+            call_is_open: false,
             call_is_forced: asked.call_is_forced,
             calls: 0,
             calls_max: if request.parallel_tool_calls == Some(false) { 1 } else { u32::MAX },
@@ -425,6 +427,10 @@ struct Sink {
     text: ModelText,
     parser: Option<OutputParser>,
     tells_progress: bool,
+    /// Whether the answer is read as it comes.
+    in_pieces: bool,
+    /// A call has begun that is not complete.
+    call_is_open: bool,
     call_is_forced: bool,
     calls: u32,
     /// More calls are left out, and that is noted.
@@ -515,10 +521,18 @@ impl Sink {
                 Event::Reasoning(text) => delta.reasoning_content = Some(text),
                 Event::Malformed(malformed) => {
                     self.notes.push(malformed.to_string());
+                    // Who reads in pieces has been told by a service that it is a call, and drops one that breaks off.
+                    if std::mem::take(&mut self.call_is_open) && self.in_pieces {
+                        continue;
+                    }
                     delta.content = Some(malformed.raw);
                 }
                 // Calls come whole here.
-                Event::CallBegin { .. } | Event::CallArguments(_) => continue,
+                Event::CallBegin { .. } => {
+                    self.call_is_open = self.calls < self.calls_max;
+                    continue;
+                }
+                Event::CallArguments(_) => continue,
                 Event::ToolCall(call) if self.calls >= self.calls_max => {
                     self.notes.push(format!("the model wanted to call `{}`, too: one call was allowed", call.name));
                     continue;
@@ -526,6 +540,7 @@ impl Sink {
                 Event::ToolCall(call) => {
                     let index = self.calls;
                     self.calls += 1;
+                    self.call_is_open = false;
                     let function =
                         wire::FunctionCallDelta { name: Some(call.name), arguments: Some(call.arguments.to_string()) };
                     delta.tool_calls.push(wire::ToolCallDelta {
