@@ -11,7 +11,8 @@
 //!
 //! **One kind of work.** A request is a text of `total` tokens of which `computed` have keys and values. What is between is
 //! read; when nothing is left, the last row's logits choose the next token and the text is one longer. A new prompt, a token of
-//! an answer and an answer that lost its memory differ only in how much is left.
+//! an answer and an answer that lost its memory differ only in how much is left. Who lacks nothing until somebody chooses its next
+//! token takes part in no pass, and keeps its memory.
 //!
 //! **The rule.** Requests that lack one token (those that are answering) are in every batch: one row each. What room is left goes
 //! to those that read more: half of it to the one that came first, the rest to the others, those that have least left first,
@@ -130,9 +131,10 @@ impl<Id: Copy + Eq + Debug> Scheduler<Id> {
         }
     }
 
-    /// A token was chosen for this request: its text is one longer.
+    /// A token was chosen for this request: its text is one longer. Where tokens come from outside, it may have lost its memory
+    /// before.
     pub fn extend(&mut self, id: Id) {
-        if let Some(request) = self.running.iter_mut().find(|request| request.id == id) {
+        if let Some(request) = self.running.iter_mut().chain(&mut self.waiting).find(|request| request.id == id) {
             request.total += 1;
         }
     }

@@ -36,6 +36,8 @@ pub struct ExpertResponse {
     pub confidence: f32,
     /// Mean log probability (natural) of the answer's tokens in the expert's own distribution, where known.
     pub mean_logprob: Option<f32>,
+    /// Tokens of what it was asked, in a mixture by the member that leads.
+    pub prompt_tokens: usize,
     /// Tokens in the answer.
     pub tokens: usize,
     /// How long it took, in milliseconds.
@@ -54,6 +56,14 @@ pub enum ExpertFailure {
     /// It ran, and failed.
     #[error("failed: {0}")]
     Failed(String),
+    /// What it is asked, the conversation before it included, does not fit into its context.
+    #[error("the conversation has {prompt} tokens, and it holds {context}")]
+    TooLong {
+        /// Tokens of the conversation.
+        prompt: usize,
+        /// Positions that it has.
+        context: usize,
+    },
     /// It took longer than it may.
     #[error("no answer within {limit_ms} ms")]
     TimedOut {

@@ -29,6 +29,14 @@ pub enum Error {
     /// Every expert that was asked failed.
     #[error("no expert could answer: {}", .0.join("; "))]
     AllFailed(Vec<String>),
+    /// The question and the conversation before it are longer than any expert that was asked can hold.
+    #[error("the conversation has {prompt} tokens, and the experts hold {context}: shorten it, or begin a new one")]
+    TooLong {
+        /// Tokens of the conversation, by the expert that holds most.
+        prompt: usize,
+        /// Positions that this expert has.
+        context: usize,
+    },
     /// No model may or can summarise.
     #[error(
         "not summarised: {0}; name a stronger reducer, allow a weaker one, or let answers be put to the vote instead"

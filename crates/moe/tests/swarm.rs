@@ -71,6 +71,7 @@ impl Script {
             text: text.into(),
             confidence: f32::NAN,
             mean_logprob: Some(-1.0),
+            prompt_tokens: 7,
             tokens: text.split_whitespace().count(),
             latency_ms: 10.0 * expert.0 as f32,
             cut: false,
@@ -365,6 +366,16 @@ fn best_goes_to_the_fallback_then_to_the_next_then_to_the_generalist() {
     let mut all: Vec<String> = all.map(String::from).to_vec();
     all.push("general: no answer within 50 ms".into());
     assert_eq!(case.run(&mut script, usize::MAX).0, Err(Error::AllFailed(all)));
+
+    // Where nothing but its length is in the way, the question is at fault, and the widest expert says by how much.
+    let too_long = |context| Turn::Fails(ExpertFailure::TooLong { prompt: 300, context });
+    let mut script = Script::default();
+    for (expert, context) in [(PYTHON, 128), (LINUX, 256), (RUST, 128), (GENERAL, 64)] {
+        script = script.says(expert, &[too_long(context)]);
+    }
+    assert_eq!(case.run(&mut script, usize::MAX).0, Err(Error::TooLong { prompt: 300, context: 256 }));
+    let mut script = script.says(GENERAL, &[Turn::Fails(unavailable("gone"))]);
+    assert!(matches!(case.run(&mut script, usize::MAX).0, Err(Error::AllFailed(all)) if all.len() == 4));
 }
 
 #[test]

@@ -14,6 +14,7 @@ fn response(id: u32, name: &str, text: &str, confidence: f32) -> ExpertResponse 
         text: text.into(),
         confidence,
         mean_logprob: None,
+        prompt_tokens: 7,
         tokens: 3,
         latency_ms: 1.0,
         cut: false,

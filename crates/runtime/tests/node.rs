@@ -474,7 +474,7 @@ struct Counting {
 
 impl AnswerSink for Counting {
     fn take(&mut self, event: AnswerEvent) -> ControlFlow<()> {
-        if let AnswerEvent::Progress { read, total } = event {
+        if let AnswerEvent::Progress { read, total, .. } = event {
             assert!(read < total);
             self.seen.lock().unwrap().push(read);
             self.left = self.left.saturating_sub(1);

@@ -113,10 +113,14 @@ pub enum SwarmPiece<'a> {
 pub struct ExpertUsage {
     /// How often it was asked.
     pub calls: usize,
+    /// Tokens that it read.
+    pub prompt_tokens: usize,
     /// Tokens that it wrote, in a mixture those of the mixture.
     pub tokens: usize,
     /// How long it took, in milliseconds.
     pub latency_ms: f32,
+    /// Whether its last answer was cut off by a limit.
+    pub cut: bool,
     /// Why it failed last, if it did.
     pub failure: Option<String>,
 }
@@ -205,9 +209,9 @@ impl Swarm {
     ///                 return Err(ExpertFailure::Cancelled);
     ///             }
     ///             let (name, confidence) = (String::new(), 0.0); // The swarm fills them in.
-    ///             let (expert, tokens, latency_ms, cut) = (job.expert, 3, 5.0, false);
-    ///             let mean_logprob = None;
-    ///             Ok(ExpertResponse { expert, name, text, confidence, mean_logprob, tokens, latency_ms, cut })
+    ///             let (expert, latency_ms, cut) = (job.expert, 5.0, false);
+    ///             let (mean_logprob, prompt_tokens, tokens) = (None, 9, 3);
+    ///             Ok(ExpertResponse { expert, name, text, confidence, mean_logprob, prompt_tokens, tokens, latency_ms, cut })
     ///         };
     ///         jobs.iter().enumerate().map(answer).collect()
     ///     }
@@ -248,7 +252,7 @@ impl Swarm {
     ///
     /// # Errors
     /// Those of routing; [`Error::NoneFits`] where nobody was chosen; [`Error::NoSuchExpert`] where none of those
-    /// chosen is known; [`Error::AllFailed`], naming each; [`Error::NoReducer`]; [`Error::Cancelled`] after a `Break`;
+    /// chosen is known; [`Error::AllFailed`], naming each, or [`Error::TooLong`]; [`Error::NoReducer`]; [`Error::Cancelled`] after a `Break`;
     /// [`Error::OutOfRange`] for settings.
     pub fn answer(
         &mut self,

@@ -63,7 +63,8 @@ pub(super) struct Run<'a> {
     pub sink: Sink<'a>,
     /// What the reader should know.
     pub notes: Vec<String>,
-    failures: Vec<String>,
+    /// Who failed, by name.
+    failures: Vec<(String, ExpertFailure)>,
     /// Who was asked the question, or refused before.
     tried: BTreeSet<ExpertId>,
     usage: Vec<(ExpertId, ExpertUsage)>,
@@ -229,8 +230,10 @@ impl<'a> Run<'a> {
     fn spend(&mut self, expert: ExpertId, response: &ExpertResponse) {
         self.states.count(expert, response.latency_ms);
         let usage = self.usage_of(expert);
+        usage.prompt_tokens += response.prompt_tokens;
         usage.tokens += response.tokens;
         usage.latency_ms += response.latency_ms;
+        usage.cut = response.cut;
     }
 
     fn usage_of(&mut self, expert: ExpertId) -> &mut ExpertUsage {
@@ -295,7 +298,7 @@ impl<'a> Run<'a> {
         let (name, reason) = (self.name(expert), failure.to_string());
         self.tried.insert(expert);
         self.usage_of(expert).failure = Some(reason.clone());
-        self.failures.push(format!("{name}: {reason}"));
+        self.failures.push((name.clone(), failure.clone()));
         self.notes.push(match instead {
             Some(other) => format!("{name} did not answer ({reason}); {} was asked in its place", self.name(other)),
             None => format!("{name} did not answer ({reason})"),
@@ -347,8 +350,16 @@ impl<'a> Run<'a> {
         self.usage.iter().any(|(id, usage)| *id == expert && usage.failure.is_some())
     }
 
-    /// The error when nobody is left.
+    /// The error when nobody is left: where only length was in the way, it is the question's.
     pub fn all_failed(&self) -> Error {
-        Error::AllFailed(self.failures.clone())
+        let length = |(_, failure): &(String, ExpertFailure)| match failure {
+            ExpertFailure::TooLong { prompt, context } => Some((*context, *prompt)),
+            _ => None,
+        };
+        let lengths: Option<Vec<_>> = self.failures.iter().map(length).collect();
+        match lengths.and_then(|lengths| lengths.into_iter().max()) {
+            Some((context, prompt)) => Error::TooLong { prompt, context },
+            None => Error::AllFailed(self.failures.iter().map(|(name, why)| format!("{name}: {why}")).collect()),
+        }
     }
 }

@@ -88,6 +88,7 @@ pub struct Synthesis {
 ///     text: text.into(),
 ///     confidence,
 ///     mean_logprob: None,
+///     prompt_tokens: 9,
 ///     tokens: 5,
 ///     latency_ms: 20.0,
 ///     cut: false,

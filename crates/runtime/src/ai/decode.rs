@@ -1,7 +1,7 @@
 //! One answer as it comes to be, wherever its logits are from: one model, a mixture of several, a batch of many answers.
 //!
-//! What a token spells, when an answer ends and what is handed over when is decided here, in [`AnswerState`]; models are behind
-//! [`TokenSource`], or behind whoever computes a batch.
+//! What a token spells, when an answer ends and what is handed over when is decided here, in [`AnswerState`]; logits are
+//! somebody else's business.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -14,14 +14,6 @@ use super::chat::ModelText;
 use super::engine::{Finish, Generation, GenerationConfig, Piece, Stats, TokenLogProbs};
 use super::stop::StopMatcher;
 use crate::error::Result;
-
-/// What goes on with a text, token by token.
-pub(crate) trait TokenSource {
-    /// Appends a token; the logits of the next.
-    fn append_token(&mut self, token: TokenId) -> Result<Vec<f32>>;
-    /// Whether there is no room for another token.
-    fn is_full(&self) -> bool;
-}
 
 /// An answer so far, and what decides how it goes on.
 pub(crate) struct AnswerState {
@@ -150,22 +142,4 @@ impl AnswerState {
             let _ = on_piece(&Piece { text: &rest.text, token: None, logprobs: None });
         }
     }
-}
-
-/// Generates from `logits`, those after the prompt, to the answer's end. `on_piece` is called for every token, with what text
-/// became certain.
-pub(crate) fn decode(
-    source: &mut dyn TokenSource,
-    answer: &mut AnswerState,
-    mut logits: Vec<f32>,
-    on_piece: &mut dyn FnMut(&Piece<'_>) -> ControlFlow<()>,
-) -> Result<()> {
-    if answer.is_over() {
-        answer.end(Finish::Length, on_piece);
-        return Ok(());
-    }
-    while let Some(token) = answer.choose(&logits, source.is_full(), on_piece)? {
-        logits = source.append_token(token)?;
-    }
-    Ok(())
 }

@@ -15,14 +15,14 @@ use hublabio_tokenizer::{TokenId, Tokenizer};
 
 use super::AdapterConfig;
 use super::chat::ModelText;
-use super::decode::{AnswerState, TokenSource, decode};
+use super::decode::AnswerState;
 use super::description::find_description;
 use crate::error::{Error, Result};
 
 /// Rows of a prompt that one forward pass takes.
 pub(super) const PREFILL_ROWS: usize = 256;
 /// Rows of one pass where every row's logits are wanted: they are as wide as the vocabulary.
-pub(super) const LOGIT_ROWS: usize = 64;
+pub(crate) const LOGIT_ROWS: usize = 64;
 /// Context where nothing is asked for and the model would take more. Memory follows use, not this limit.
 pub(crate) const DEFAULT_CONTEXT_MAX: usize = 32 * 1024;
 /// Most alternatives whose log probability can be asked for.
@@ -319,6 +319,11 @@ impl InferenceEngine {
         }
     }
 
+    /// What computes, without the conversation.
+    pub(crate) fn into_runner(self) -> Runner {
+        self.runner
+    }
+
     /// The open file. The tokenizer took the tokens and merges out of its metadata.
     #[must_use]
     pub fn file(&self) -> &GgufFile {
@@ -439,7 +444,7 @@ impl InferenceEngine {
             logits = self.append(rows)?;
         }
         let mut prompt_done = None;
-        decode(self, &mut answer, logits, &mut |piece| {
+        self.decode(&mut answer, logits, &mut |piece| {
             prompt_done.get_or_insert_with(Instant::now);
             on_piece(piece)
         })?;
@@ -451,6 +456,23 @@ impl InferenceEngine {
         let mean_length = prompt.len() + out.tokens.len() / 2;
         out.stats.bytes_per_token = self.weight_bytes() + self.cache.bytes_read_at(mean_length) as u64;
         Ok(out)
+    }
+
+    /// Generates from `logits`, those after the prompt, to the answer's end.
+    fn decode(
+        &mut self,
+        answer: &mut AnswerState,
+        mut logits: Vec<f32>,
+        on_piece: &mut dyn FnMut(&Piece<'_>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        if answer.is_over() {
+            answer.end(Finish::Length, on_piece);
+            return Ok(());
+        }
+        while let Some(token) = answer.choose(&logits, self.tokens.len() >= self.context, on_piece)? {
+            logits = self.append(&[token])?;
+        }
+        Ok(())
     }
 
     /// The logits after the last of `ids`, or after each of them, `[vocab_size]` each.
@@ -531,15 +553,5 @@ impl InferenceEngine {
             wanted: wanted(i),
         };
         tokens.iter().enumerate().map(row).collect()
-    }
-}
-
-impl TokenSource for InferenceEngine {
-    fn append_token(&mut self, token: TokenId) -> Result<Vec<f32>> {
-        self.append(&[token])
-    }
-
-    fn is_full(&self) -> bool {
-        self.tokens.len() >= self.context
     }
 }

@@ -25,7 +25,7 @@ pub(crate) use description::find_description;
 pub use description::{parse_architecture, read_architecture};
 pub use dry_breakers::{DRY_BREAKER_BYTES_MAX, DRY_BREAKERS_MAX};
 pub(crate) use embed::{PooledStates, is_pooled};
-pub(crate) use engine::DEFAULT_CONTEXT_MAX;
+pub(crate) use engine::{DEFAULT_CONTEXT_MAX, LOGIT_ROWS};
 pub use engine::{
     Finish, Generation, GenerationConfig, InferenceEngine, LOGPROBS_MAX, ModelConfig, Piece, Stats, TokenLogProbs,
 };

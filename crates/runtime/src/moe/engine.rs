@@ -5,7 +5,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use hublabio_engine::ThreadTeam;
 use hublabio_moe::{
     Calibration, ExpertBackend as _, ExpertConfig, ExpertId, ExpertProfile, Flow, RouteQuery, Router, RouterConfig,
     RoutingDecision, RoutingEvidence, RoutingStrategy, SharedRouter, Swarm, SwarmAnswer, SwarmPiece, SwarmRequest,
@@ -19,6 +18,7 @@ use super::folder::SwarmSpec;
 use super::settings::SwarmSettings;
 use crate::ai::{GenerationConfig, InferenceEngine, Message, ModelConfig};
 use crate::error::{Error, Result};
+use crate::node::Node;
 
 /// The file of the folder with what the router's probabilities were calibrated to.
 pub const CALIBRATION_FILE: &str = "calibration.toml";
@@ -49,7 +49,8 @@ struct Feedback {
     good: bool,
 }
 
-/// A swarm of experts on this node. Shared freely between threads: routing runs at once, experts answer in turn.
+/// A swarm of experts on this node. Shared freely between threads: many questions are routed and answered at once, each to the
+/// bits that it has alone.
 ///
 /// ```
 /// use hublabio_runtime::moe::{AnswerOptions, Flow, SwarmEngine, SwarmPiece, SwarmRequest};
@@ -94,19 +95,24 @@ impl SwarmEngine {
     /// # Errors
     /// When a file cannot be read, or says what cannot be: with file, line and key.
     pub fn open(folder: Option<&Path>, config: &FleetConfig) -> Result<Self> {
-        Self::open_on(folder, config, None)
+        Self::open_with(folder, config, None)
     }
 
-    /// As [`open`](Self::open), computing on a team that others use, too: that of a [`Node`](crate::node::Node).
+    /// As [`open`](Self::open), beside the models of a node: on its threads, and in its memory, of which the node has so much
+    /// less as experts are loaded.
     ///
     /// # Errors
     /// As there.
-    pub fn open_on(folder: Option<&Path>, config: &FleetConfig, team: Option<Arc<ThreadTeam>>) -> Result<Self> {
+    pub fn open_beside(node: &Node, folder: Option<&Path>, config: &FleetConfig) -> Result<Self> {
+        Self::open_with(folder, config, Some(node))
+    }
+
+    fn open_with(folder: Option<&Path>, config: &FleetConfig, node: Option<&Node>) -> Result<Self> {
         let spec = match folder {
             Some(folder) => SwarmSpec::read(folder)?,
             None => SwarmSpec::builtin()?,
         };
-        Self::start(spec, folder.map(Path::to_owned), config, team)
+        Self::start(spec, folder.map(Path::to_owned), config, node)
     }
 
     /// A swarm of these experts; `config`'s settings hold in place of those of `spec` where they are given.
@@ -117,16 +123,11 @@ impl SwarmEngine {
         Self::start(spec, folder, config, None)
     }
 
-    fn start(
-        spec: SwarmSpec,
-        folder: Option<PathBuf>,
-        config: &FleetConfig,
-        team: Option<Arc<ThreadTeam>>,
-    ) -> Result<Self> {
+    fn start(spec: SwarmSpec, folder: Option<PathBuf>, config: &FleetConfig, node: Option<&Node>) -> Result<Self> {
         let given = config.settings.as_ref().map(|settings| settings.bytes_max);
         let config =
             FleetConfig { settings: config.settings.clone().or_else(|| Some(spec.settings.clone())), ..config.clone() };
-        let fleet = Fleet::start_on(&spec.experts, &config, team)?;
+        let fleet = Fleet::start_beside(node, &spec.experts, &config)?;
         let router = SharedRouter::new(Router::new(RouterConfig::default())?);
         let state = State {
             spec: SwarmSpec { experts: Vec::new(), ..spec.clone() },

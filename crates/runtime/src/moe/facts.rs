@@ -7,21 +7,21 @@ use hublabio_gguf::{Array, GgufFile, Value};
 
 use super::builtin;
 use super::expert_file::{DEFAULT_CONTEXT_MAX, ExpertSpec, ModelSource};
-use crate::ai::find_description;
+use crate::ai::{LOGIT_ROWS, find_description};
 use crate::error::{Error, Result};
 
 /// Rows that a pass over a prompt computes at once; what its buffers are estimated with.
 const PASS_ROWS: u64 = 256;
-/// Rows of logits that are held at once.
-const LOGIT_ROWS: u64 = 64;
 
 /// Facts of a model's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ModelFacts {
     /// Bytes of the file, which is mapped.
     pub file_bytes: u64,
-    /// Bytes beside it for one conversation: keys and values of the whole context, and the buffers of a pass.
-    pub conversation_bytes: u64,
+    /// Bytes of keys and values for one conversation of the whole context.
+    pub kv_bytes: u64,
+    /// Bytes of the buffers of a pass, for all conversations together.
+    pub pass_bytes: u64,
     /// A hash of everything that decides what tokens mean.
     pub tokenizer_hash: u64,
     /// Parameters that compute one token.
@@ -51,10 +51,12 @@ pub(super) fn facts_of(source: &ModelSource, context: Option<usize>) -> Result<M
         .flat_map(|tensor| tensor.dims.iter().take(2).copied())
         .max()
         .unwrap_or(0);
-    let buffers = 4 * (PASS_ROWS * 8 * widest + LOGIT_ROWS * 2 * h.vocab_size as u64);
+    let pass_bytes = 4 * (PASS_ROWS * 8 * widest + LOGIT_ROWS as u64 * 2 * h.vocab_size as u64);
     Ok(ModelFacts {
         file_bytes,
-        conversation_bytes: cache.bytes_of(context) as u64 + buffers,
+        // A full context and the token after it.
+        kv_bytes: cache.bytes_of(context + 1) as u64,
+        pass_bytes,
         tokenizer_hash,
         active_parameters: active_parameters(&file, &model),
         context,

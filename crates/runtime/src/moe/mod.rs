@@ -30,14 +30,15 @@ mod fleet;
 mod folder;
 mod settings;
 mod speaker;
+mod worker;
 
 pub use engine::{AnswerOptions, CALIBRATION_FILE, FEEDBACK_FILE, SwarmEngine};
 pub use expert_file::{ExpertSpec, ModelSource};
 pub(crate) use facts::open_source;
-pub(crate) use fleet::what_panicked;
 pub use fleet::{ExpertStatus, Fleet, FleetBackend, FleetConfig};
 pub use folder::SwarmSpec;
 pub use hublabio_moe::*;
 pub use settings::{SwarmSettings, parse_routing, parse_synthesis, synthesis_name};
+pub(crate) use worker::what_panicked;
 
 pub use crate::config::parse_bytes;

@@ -1,16 +1,21 @@
-//! One expert that is in memory: a conversation in, its answer out.
+//! One expert that is in memory: a conversation in, its answer out. What computes the answer is not known here.
 
 use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use hublabio_moe::{ExpertFailure, ExpertResponse};
+use hublabio_moe::{ExpertFailure, ExpertResponse, RequestId};
 
 use super::expert_file::ExpertSpec;
+use super::fleet::Reply;
 use crate::ai::mixed::question_span;
 use crate::ai::{
-    Answer, ChatOptions, ChatPrompt, Finish, Generation, GenerationConfig, InferenceEngine, Message, OutputParser,
+    Answer, ChatOptions, ChatPrompt, Finish, Generation, GenerationConfig, Message, ModelText, OutputParser,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::node::{AnswerEvent, AnswerSink};
 
 /// What is asked, and how.
 #[derive(Clone, Debug, Default)]
@@ -44,33 +49,36 @@ impl Question {
         config
     }
 
-    /// The prompt, and where the question's tokens are in it.
-    pub fn prompt(&self, engine: &InferenceEngine, spec: &ExpertSpec) -> Result<(ChatPrompt, Range<usize>)> {
-        let options = ChatOptions::default();
-        let prompt = engine.chat_prompt_with(&self.messages(spec, &self.text), &options)?;
-        let frame = engine.chat_prompt_with(&self.messages(spec, ""), &options)?;
-        let span = question_span(&prompt.tokens, &frame.tokens);
-        Ok((prompt, span))
+    /// The prompt.
+    pub fn prompt(&self, text: &ModelText, spec: &ExpertSpec) -> Result<ChatPrompt> {
+        text.chat_prompt_with(&self.messages(spec, &self.text), &ChatOptions::default())
+    }
+
+    /// Where the question's tokens are in its prompt.
+    pub fn span(&self, text: &ModelText, spec: &ExpertSpec, prompt: &ChatPrompt) -> Result<Range<usize>> {
+        let frame = text.chat_prompt_with(&self.messages(spec, ""), &ChatOptions::default())?;
+        Ok(question_span(&prompt.tokens, &frame.tokens))
     }
 }
 
 /// When an answer must be there.
 #[derive(Clone, Copy)]
 pub(super) struct Deadline {
-    at: Instant,
+    start: Instant,
     limit: Duration,
 }
 
 impl Deadline {
+    /// Of an answer that begins now.
     pub fn after(limit: Duration) -> Self {
-        Self { at: Instant::now() + limit, limit }
+        Self { start: Instant::now(), limit }
     }
 
-    pub fn is_over(&self) -> bool {
-        Instant::now() >= self.at
+    fn is_over(&self) -> bool {
+        self.start.elapsed() >= self.limit
     }
 
-    pub fn failure(&self) -> ExpertFailure {
+    fn failure(&self) -> ExpertFailure {
         ExpertFailure::TimedOut { limit_ms: self.limit.as_millis() as u64 }
     }
 }
@@ -82,9 +90,9 @@ pub(super) struct Said {
 }
 
 impl Said {
-    pub fn of(engine: &InferenceEngine, prompt: &ChatPrompt, config: &mut GenerationConfig) -> Result<Self> {
-        let parser = engine.output_parser(prompt, &ChatOptions::default())?;
-        config.shown_tokens = engine.marks(&parser)?;
+    pub fn of(text: &ModelText, prompt: &ChatPrompt, config: &mut GenerationConfig) -> Result<Self> {
+        let parser = text.output_parser(prompt, &ChatOptions::default())?;
+        config.shown_tokens = text.marks(&parser);
         Ok(Self { parser, answer: Answer::default() })
     }
 
@@ -108,36 +116,105 @@ impl Said {
     }
 }
 
-/// Asks an expert. `on_text` gets what is said; `Break` ends it.
-pub(super) fn ask(
-    engine: &mut InferenceEngine,
-    spec: &ExpertSpec,
-    question: &Question,
-    on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
-) -> std::result::Result<ExpertResponse, ExpertFailure> {
-    let start = Instant::now();
-    let deadline = Deadline::after(spec.timeout);
-    let failed = |error: crate::Error| ExpertFailure::Failed(error.to_string());
-    let (prompt, _) = question.prompt(engine, spec).map_err(failed)?;
-    let mut config = question.config(spec);
-    config.logprobs = Some(0);
-    let mut said = Said::of(engine, &prompt, &mut config).map_err(failed)?;
-    let generation = engine
-        .generate_pieces(&prompt.tokens, &config, &mut |piece| {
-            let text = said.push(piece.text);
-            if deadline.is_over() { ControlFlow::Break(()) } else { on_text(&text) }
-        })
-        .map_err(failed)?;
-    if generation.finish == Finish::Cancelled {
-        return Err(if deadline.is_over() { deadline.failure() } else { ExpertFailure::Cancelled });
+/// Where an answer's text goes, and who may have given it up.
+#[derive(Clone)]
+pub(super) struct ReplyTo {
+    /// The receiver's number of the question.
+    pub index: usize,
+    pub sender: Sender<(usize, Reply)>,
+    pub cancelled: Arc<AtomicBool>,
+}
+
+impl ReplyTo {
+    pub fn send(&self, reply: Reply) -> ControlFlow<()> {
+        let sent = self.sender.send((self.index, reply));
+        if sent.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }
-    let (rest, text) = said.finish();
-    let _ = on_text(&rest);
-    Ok(response(spec, &generation, text, start))
+}
+
+/// Takes an answer as it comes and hands on what is said, until it has ended, is given up, or its time is over.
+pub(super) struct Speaker {
+    spec: Arc<ExpertSpec>,
+    said: Said,
+    deadline: Deadline,
+    reply: ReplyTo,
+}
+
+impl Speaker {
+    pub fn new(spec: Arc<ExpertSpec>, said: Said, deadline: Deadline, reply: ReplyTo) -> Self {
+        Self { spec, said, deadline, reply }
+    }
+
+    /// Takes the answer's next text.
+    pub fn push(&mut self, text: &str) -> ControlFlow<()> {
+        let text = self.said.push(text);
+        if self.is_closed() {
+            return ControlFlow::Break(());
+        }
+        if text.is_empty() { ControlFlow::Continue(()) } else { self.reply.send(Reply::Piece(text)) }
+    }
+
+    /// Whether its time is over, or nobody wants it any more.
+    pub fn is_closed(&self) -> bool {
+        self.deadline.is_over() || self.reply.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// The whole answer as the swarm sees it.
+    pub fn finish(self, generation: Result<Generation>) -> std::result::Result<ExpertResponse, ExpertFailure> {
+        let generation = generation.map_err(failure)?;
+        if generation.finish == Finish::Cancelled {
+            return Err(if self.deadline.is_over() { self.deadline.failure() } else { ExpertFailure::Cancelled });
+        }
+        let (rest, text) = self.said.finish();
+        if !rest.is_empty() {
+            let _ = self.reply.send(Reply::Piece(rest));
+        }
+        Ok(response(&self.spec, &generation, text, self.deadline.start))
+    }
+}
+
+/// How a question ended.
+pub(super) type Ended = (RequestId, std::result::Result<ExpertResponse, ExpertFailure>);
+
+/// One expert's answer: takes what its lane computes.
+pub(super) struct Solo {
+    pub request: RequestId,
+    /// Until it has ended.
+    pub speaker: Option<Speaker>,
+    pub ended: Sender<Ended>,
+}
+
+impl AnswerSink for Solo {
+    fn take(&mut self, event: AnswerEvent) -> ControlFlow<()> {
+        let generation = match event {
+            AnswerEvent::Piece { text, .. } => {
+                return self.speaker.as_mut().map_or(ControlFlow::Break(()), |speaker| speaker.push(&text));
+            }
+            AnswerEvent::Progress { .. } => return ControlFlow::Continue(()),
+            AnswerEvent::Done(generation) => Ok(*generation),
+            AnswerEvent::Failed(error) => Err(error),
+        };
+        if let Some(speaker) = self.speaker.take() {
+            let _ = self.ended.send((self.request, speaker.finish(generation)));
+        }
+        ControlFlow::Break(())
+    }
+
+    fn is_closed(&self) -> bool {
+        self.speaker.as_ref().is_none_or(Speaker::is_closed)
+    }
+}
+
+/// An error as the swarm sees it.
+pub(super) fn failure(error: Error) -> ExpertFailure {
+    match error {
+        Error::PromptTooLong { prompt, context, .. } => ExpertFailure::TooLong { prompt, context },
+        error => ExpertFailure::Failed(error.to_string()),
+    }
 }
 
 /// A finished answer as the swarm sees it.
-pub(super) fn response(spec: &ExpertSpec, generation: &Generation, text: String, start: Instant) -> ExpertResponse {
+fn response(spec: &ExpertSpec, generation: &Generation, text: String, start: Instant) -> ExpertResponse {
     let logprobs = &generation.logprobs;
     let sum: f32 = logprobs.iter().map(|token| token.logprob).sum();
     ExpertResponse {
@@ -146,16 +223,9 @@ pub(super) fn response(spec: &ExpertSpec, generation: &Generation, text: String,
         text,
         confidence: 0.0,
         mean_logprob: (!logprobs.is_empty()).then(|| sum / logprobs.len() as f32),
+        prompt_tokens: generation.stats.prompt_tokens,
         tokens: generation.tokens.len(),
         latency_ms: start.elapsed().as_secs_f32() * 1e3,
         cut: matches!(generation.finish, Finish::Length | Finish::Context),
     }
-}
-
-/// The mean log probability per byte of the question under an expert. Keys and values of the prompt stay for the answer.
-pub(super) fn question_logprob(engine: &mut InferenceEngine, spec: &ExpertSpec, question: &Question) -> Result<f32> {
-    let (prompt, span) = question.prompt(engine, spec)?;
-    let reading = engine.read_prompt(&prompt.tokens, span)?;
-    let sum: f64 = reading.logprobs.iter().sum();
-    Ok((sum / question.text.len().max(1) as f64) as f32)
 }

@@ -20,10 +20,10 @@ use crate::error::Result;
 const TEXTS_MAX: usize = 32;
 
 /// Where vectors go, `[prompts][d_model]`. Called on the thread that computes for everyone: it must not wait.
-pub(super) type EmbedReply = Box<dyn FnOnce(Result<Vec<Vec<f32>>>) + Send>;
+pub(crate) type EmbedReply = Box<dyn FnOnce(Result<Vec<Vec<f32>>>) + Send>;
 
 /// Texts that a client wants the vectors of.
-pub(super) struct EmbedJob {
+pub(crate) struct EmbedJob {
     pub id: RequestId,
     /// None of them empty or longer than the context.
     prompts: Vec<Vec<TokenId>>,

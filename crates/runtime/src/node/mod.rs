@@ -21,19 +21,20 @@
 //! ```
 //!
 //! Where to go next: `model.rs` is what is known of a model without its weights, `worker.rs` the thread, `lane.rs` one model's batches,
-//! `embeddings.rs` those of texts that become vectors.
+//! `embeddings.rs` those of texts that become vectors, `reading.rs` texts that are read for what the model thinks of them.
 
 mod catalog;
 mod embeddings;
-mod lane;
+pub(crate) mod lane;
 mod model;
+pub(crate) mod reading;
 mod worker;
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -62,7 +63,8 @@ pub struct NodeConfig {
     pub threads: Option<usize>,
     /// Bytes that models may take together, keys and values included.
     pub max_memory: u64,
-    /// Positions of a conversation; by default what the model was trained for, at most 32,768.
+    /// Positions of a conversation; by default what the model was trained for, at most 32,768, and down to 4096 less where the
+    /// memory is too small for them.
     pub context: Option<usize>,
     /// Precision of keys and values; by default the model's.
     pub kv: Option<KvType>,
@@ -157,6 +159,8 @@ pub enum AnswerEvent {
     Progress {
         /// Tokens read, the cached ones included.
         read: usize,
+        /// Those of them that did not have to be computed.
+        cached: usize,
         /// Tokens of the prompt.
         total: usize,
     },
@@ -213,7 +217,7 @@ pub struct LoadedModel {
 pub struct NodeStatus {
     /// Models in memory.
     pub models: Vec<LoadedModel>,
-    /// Bytes that they may take.
+    /// Bytes that they may take: what was given at the start, without what experts of swarms beside them hold.
     pub max_memory: u64,
     /// Requests that are computed.
     pub running: usize,
@@ -250,6 +254,34 @@ struct Shared {
     next_request: AtomicU64,
     board: Arc<Mutex<NodeStatus>>,
     texts: Mutex<HashMap<String, Arc<ServedModel>>>,
+    /// Bytes of its memory that others hold.
+    lent: Mutex<u64>,
+}
+
+/// What somebody else holds of a node's memory, a swarm's experts for example: the node's models get along with the rest. Given
+/// back when it goes.
+pub(crate) struct MemoryLoan {
+    node: Weak<Shared>,
+    bytes: u64,
+}
+
+impl MemoryLoan {
+    /// Says how much is held from now on.
+    pub fn set(&mut self, bytes: u64) {
+        let before = std::mem::replace(&mut self.bytes, bytes);
+        let Some(node) = self.node.upgrade().filter(|_| before != bytes) else { return };
+        let mut lent = node.lent.lock().unwrap_or_else(PoisonError::into_inner);
+        *lent = *lent - before + bytes;
+        // Told while it is locked, so that the last word is the newest. A node that has ended needs no memory.
+        let left = node.config.max_memory.saturating_sub(*lent);
+        let _ = node.commands.lock().unwrap_or_else(PoisonError::into_inner).send(Command::Budget(left));
+    }
+}
+
+impl Drop for MemoryLoan {
+    fn drop(&mut self) {
+        self.set(0);
+    }
 }
 
 /// What the thread is told.
@@ -280,6 +312,8 @@ enum Command {
         reply: Sender<bool>,
     },
     Cancel(RequestId),
+    /// Bytes that its models may take from now on.
+    Budget(u64),
     /// From the thread that opened a model.
     Loaded {
         expert: ExpertId,
@@ -312,6 +346,7 @@ impl Node {
             next_request: AtomicU64::new(0),
             board,
             texts: Mutex::new(HashMap::new()),
+            lent: Mutex::new(0),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -347,7 +382,7 @@ impl Node {
         if let Some(known) = texts().get(&found.name).filter(|known| known.is_same_file(&found)) {
             return Ok(Arc::clone(known));
         }
-        let model = Arc::new(ServedModel::read(&found, self.shared.config.context)?);
+        let model = Arc::new(ServedModel::read(&found, &self.shared.config)?);
         let mut texts = texts();
         if texts.len() >= TEXTS_MAX {
             // Those that a request holds stay alive all the same.
@@ -364,6 +399,11 @@ impl Node {
     #[must_use]
     pub fn team(&self) -> &Arc<ThreadTeam> {
         &self.shared.team
+    }
+
+    /// Memory for somebody else's models; nothing of it is held yet.
+    pub(crate) fn memory_loan(&self) -> MemoryLoan {
+        MemoryLoan { node: Arc::downgrade(&self.shared), bytes: 0 }
     }
 
     /// Hands a request over and returns as soon as its constraint is compiled. Its events come to `sink`, unless this refuses it.

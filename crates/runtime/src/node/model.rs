@@ -7,10 +7,14 @@ use hublabio_engine::{Model, Pooling, Shard};
 use hublabio_gguf::{GgmlType, GgufFile, Metadata};
 use hublabio_tokenizer::TokenId;
 
+use super::NodeConfig;
 use super::catalog::CatalogModel;
 use crate::ai::{DEFAULT_CONTEXT_MAX, ModelText, find_description};
 use crate::error::{Error, Result};
 use crate::moe::{ModelSource, open_source};
+
+/// A context that is not asked for is not made shorter than this, so that the model fits; `hublab doctor` counts with it.
+const CONTEXT_MIN: usize = 4096;
 
 /// Facts of a model's file.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,7 +39,7 @@ pub struct ModelFacts {
     pub generates: bool,
     /// How its embeddings are pooled where nothing else is asked for.
     pub pooling: Pooling,
-    /// Bytes of keys and values for a whole context, at the model's own precision.
+    /// Bytes of keys and values for a whole context.
     pub kv_bytes: u64,
 }
 
@@ -53,8 +57,9 @@ pub struct ServedModel {
 }
 
 impl ServedModel {
-    /// Reads a file's description and vocabulary, but no weights.
-    pub(super) fn read(found: &CatalogModel, context: Option<usize>) -> Result<Self> {
+    /// Reads a file's description and vocabulary, but no weights. A context that is not asked for is as long as the memory of the
+    /// node allows.
+    pub(super) fn read(found: &CatalogModel, config: &NodeConfig) -> Result<Self> {
         let mut file = open_source(&found.source)?;
         let mut notices = Vec::new();
         let text = ModelText::take(&mut file, &mut notices)?;
@@ -63,8 +68,20 @@ impl ServedModel {
         let h = model.hyperparameters();
         let trained_context = h.context_length;
         // A service has many models: a limit that one of them does not reach is no error for it.
-        let context = context.unwrap_or(DEFAULT_CONTEXT_MAX).min(trained_context);
-        let kv_bytes = model.new_cache(context, model.default_kv()).bytes_of(context) as u64;
+        let wanted = config.context.unwrap_or(DEFAULT_CONTEXT_MAX).min(trained_context);
+        let kv = config.kv.unwrap_or_else(|| model.default_kv());
+        let kv_bytes_of = |context: usize| model.new_cache(context, kv).bytes_of(context) as u64;
+        let (mut context, mut kv_bytes) = (wanted, kv_bytes_of(wanted));
+        while config.context.is_none() && found.bytes + kv_bytes > config.max_memory && context > CONTEXT_MIN {
+            context = (context / 2).max(CONTEXT_MIN);
+            kv_bytes = kv_bytes_of(context);
+        }
+        if context < wanted {
+            notices.push(format!(
+                "a conversation has {context} tokens instead of {wanted}, so that it fits into `runtime.max_memory`: raise that, \
+                 or say with `server.context` how many there are to be"
+            ));
+        }
         let facts = ModelFacts {
             architecture: h.architecture.name.to_string(),
             parameters: file.tensors().iter().map(hublabio_gguf::TensorInfo::n_elements).sum(),

@@ -2,7 +2,6 @@
 //! of each model that has something to do, in turn.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +16,7 @@ use hublabio_moe::{
 use super::embeddings::EmbedJob;
 use super::lane::{Active, Ended, Lane, StepReport, kv_bytes_max};
 use super::{Command, KeepAlive, LoadedModel, NodeConfig, NodeStatus, ServedModel};
+use crate::ai::Finish;
 use crate::error::{Error, Result};
 use crate::moe::{ModelSource, what_panicked};
 
@@ -78,7 +78,7 @@ impl Job {
 
     /// Whether nobody waits for it any more, as far as can be told.
     fn is_closed(&self) -> bool {
-        matches!(self, Self::Generate(active) if active.sink.is_closed())
+        matches!(self, Self::Generate(active) if active.is_closed())
     }
 }
 
@@ -181,9 +181,9 @@ impl Worker {
         match command {
             Command::Generate { id, model, prompt, answer, keep_alive, sink } => {
                 let mut active = Active::new(id, *answer, sink, prompt);
-                if active.answer.is_over() {
+                if active.is_over() {
                     // Not a single token is wanted: there is nothing to compute.
-                    active.answer.end(crate::ai::Finish::Length, &mut |_| ControlFlow::Break(()));
+                    active.end(Finish::Length);
                     return active.finish(Ok(()));
                 }
                 self.keep(&model, keep_alive);
@@ -207,6 +207,11 @@ impl Worker {
                 let _ = reply.send(found);
             }
             Command::Cancel(id) => self.cancel(id),
+            Command::Budget(bytes_max) => {
+                self.config.max_memory = bytes_max;
+                self.status.max_memory = bytes_max;
+                self.tell(CacheEvent::BudgetChanged { bytes_max });
+            }
             Command::Loaded { expert, lane, took_ms } => self.loaded(expert, lane, took_ms),
             Command::End { drain } => self.end_at = Some(Instant::now() + drain),
         }
@@ -352,6 +357,9 @@ impl Worker {
             Ok(lane) => {
                 let Some(entry) = self.models.get_mut(&expert) else { return };
                 tracing::info!(model = entry.served.name(), took_ms, "loaded");
+                for notice in entry.served.notices() {
+                    tracing::warn!(model = entry.served.name(), "{notice}");
+                }
                 entry.lane = Some(lane);
                 entry.idle_since = Instant::now();
                 self.status.loads += 1;
@@ -444,7 +452,7 @@ impl Worker {
     fn cancel(&mut self, id: RequestId) {
         match self.jobs.remove(&id) {
             Some((expert, Job::Generate(mut active))) => {
-                active.answer.end(crate::ai::Finish::Cancelled, &mut |_| ControlFlow::Break(()));
+                active.end(Finish::Cancelled);
                 active.finish(Ok(()));
                 self.end(expert, id, Ended::Cancelled);
             }

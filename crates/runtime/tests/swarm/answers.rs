@@ -1,6 +1,10 @@
 //! Who answers, and what comes out.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use hublabio_runtime::ai::{GenerationConfig, InferenceEngine, Message, ModelConfig};
+use hublabio_runtime::node::{BuiltinCatalog, Node, NodeConfig};
 
 use super::models::{broken_model, other_tokenizer, random_adapter};
 use super::moe::{ExpertId, RouteQuery, RoutingStrategy, SessionId, SynthesisStrategy};
@@ -187,8 +191,9 @@ fn questions_that_cannot_be_routed_are_refused() {
         assert!(error.contains("empty"), "{error}");
     }
     // A megabyte is routed, but fits into no context; more is refused by the router.
-    let error = answer(&swarm, &SwarmRequest::new("a b ".repeat(1 << 18))).unwrap_err().to_string();
-    assert!(error.contains("tokens") && error.contains("context"), "{error}");
+    let error = answer(&swarm, &SwarmRequest::new("a b ".repeat(1 << 18))).unwrap_err();
+    let is_length = matches!(error, Error::Swarm(moe::Error::TooLong { prompt: 524_289.., context: 512 }));
+    assert!(is_length, "{error}");
     let error = answer(&swarm, &SwarmRequest::new("a b ".repeat(1 << 19))).unwrap_err().to_string();
     assert!(error.contains("2097152"), "{error}");
 }
@@ -272,4 +277,38 @@ fn a_reducer_that_is_too_small_is_refused_aloud() {
     let notes = voted.synthesis.notes.join("\n");
     assert!(notes.contains("too small") && notes.contains("general"), "{notes}");
     assert_eq!(voted.synthesis.text, "An archiving utility.");
+}
+
+#[test]
+fn experts_beside_a_node_take_of_its_memory_and_give_it_back_when_nobody_asks() {
+    let config = NodeConfig { keep_alive: Some(Duration::from_secs(1)), ..NodeConfig::default() };
+    let max_memory = config.max_memory;
+    let node = Node::start(Arc::new(BuiltinCatalog), config).unwrap();
+    let swarm = SwarmEngine::open_beside(&node, None, &FleetConfig::default()).unwrap();
+    let until = |what: &str, is_so: &dyn Fn() -> bool| {
+        let start = Instant::now();
+        while !is_so() {
+            assert!(start.elapsed() < Duration::from_secs(60), "never: {what}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    let first = ask(&swarm, "What does tar do?");
+    assert!(first.usage[0].1.prompt_tokens > 0);
+    until("the experts are freed", &|| swarm.fleet().bytes_held() == 0);
+    until("the node has all of its memory", &|| node.status().max_memory == max_memory);
+    assert!(swarm.fleet().status().iter().all(|expert| !expert.state.loaded));
+    // Another is loaded, while an answer holds the first.
+    let request = SwarmRequest { max_tokens: Some(24), ..SwarmRequest::new("What does tar do?") };
+    let mut held = 0;
+    let again = swarm.answer(&request, &AnswerOptions::default(), &mut |piece| {
+        if matches!(piece, SwarmPiece::Text(text) if !text.is_empty()) {
+            held = held.max(swarm.fleet().bytes_held());
+            until("the node does without", &|| node.status().max_memory == max_memory - held);
+        }
+        Flow::Continue(())
+    });
+    assert_eq!(again.unwrap().synthesis.text, first.synthesis.text);
+    assert!(held > 0);
+    drop(swarm);
+    until("the swarm has gone", &|| node.status().max_memory == max_memory);
 }
