@@ -41,6 +41,8 @@ pub use error::StoreError;
 
 /// Names the folder for models; several, as in `PATH`, of which the first is written to.
 pub const FOLDER_VARIABLE: &str = "HUBLAB_MODELS";
+/// What the name of a model's file ends with.
+const SUFFIX: &str = ".gguf";
 /// Descriptions that are kept in memory.
 const FACTS_MAX: usize = 4096;
 
@@ -195,6 +197,21 @@ struct Facts {
     parameters: u64,
 }
 
+/// The name that a file at `path` would have in a folder of models: the file's, without `.gguf` and the number of a part.
+#[must_use]
+pub fn name_of_path(path: &str) -> &str {
+    let file = path.rsplit(['/', '\\']).next().unwrap_or_default();
+    parse_split_name(file).map_or_else(|| without_suffix(file), |(stem, ..)| stem)
+}
+
+fn without_suffix(path: &str) -> &str {
+    let Some(at) = path.len().checked_sub(SUFFIX.len()) else { return path };
+    match path.get(at..) {
+        Some(ending) if ending.eq_ignore_ascii_case(SUFFIX) => &path[..at],
+        _ => path,
+    }
+}
+
 /// Where a name leads.
 enum Place {
     Builtin,
@@ -268,15 +285,14 @@ impl ModelStore {
     /// # Errors
     /// When there is none, or the path is none: then it is refused, and nothing outside the store is looked at.
     pub fn find_for_path(&self, path: &str) -> Result<CatalogModel> {
-        let whole = path.strip_suffix(".gguf").unwrap_or(path);
+        let whole = without_suffix(path);
         for folder in self.config.folders().filter_map(|folder| folder.to_str()) {
             let below = whole.strip_prefix(folder).and_then(|rest| rest.strip_prefix('/'));
             if let Some(model) = below.and_then(|name| self.find_checked(name).transpose()) {
                 return model;
             }
         }
-        let file = path.rsplit(['/', '\\']).next().unwrap_or_default();
-        let stem = parse_split_name(file).map_or_else(|| file.strip_suffix(".gguf").unwrap_or(file), |(stem, ..)| stem);
+        let stem = name_of_path(path);
         match self.find_checked(stem).transpose() {
             Some(model) => model,
             None => Err(StoreError::OutsideStore { path: name::shortened(path), name: name::shortened(stem) }.into()),

@@ -187,6 +187,7 @@ fn a_path_means_the_model_that_is_called_like_the_file() {
     for (path, name) in [
         ("/models/qwen.gguf", "qwen"),
         ("/models/qwen", "qwen"),
+        ("/models/qwen.GGUF", "qwen"),
         ("models/qwen.gguf", "qwen"),
         ("qwen", "qwen"),
         ("/x/../qwen.gguf", "qwen"),

@@ -594,6 +594,11 @@ fn nobody_there_and_names_that_cannot_be() {
     nobody.config.hf_endpoint = "http://127.0.0.1:1".into();
     let error = pull(&folder, "hf://o/r/m.gguf", &nobody).unwrap_err();
     assert!(matches!(error, Error::Store(StoreError::Unreachable { attempts: 3, .. })), "{error}");
+    // A name that never has an address (RFC 6761) is a slip of the pen: it is not asked for as often as a server that fails.
+    nobody.config.hf_endpoint = "http://nowhere.invalid".into();
+    let error = pull(&folder, "hf://o/r/m.gguf", &nobody).unwrap_err();
+    assert!(matches!(error, Error::Store(StoreError::Unreachable { attempts: 2, .. })), "{error}");
+    assert!(error.to_string().contains("no server nowhere.invalid"), "{error}");
     let url = format!("{}{PATH}", server.address);
     for (reference, name, words) in [
         (url.as_str(), Some("../x"), &["no name"][..]),

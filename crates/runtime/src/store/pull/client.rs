@@ -23,6 +23,8 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(120);
 pub(super) enum Failure {
     /// It may the next time.
     Transient { problem: String, status: Option<u16>, wait: Option<Duration> },
+    /// The host has no address: a slip of the pen, or a network that is not there at the moment.
+    Unresolved { host: String },
     /// It will not.
     Fatal(StoreError),
 }
@@ -210,8 +212,12 @@ fn failure(url: &Url, error: ureq::Error) -> Failure {
     let transient = |problem: String| Failure::Transient { problem, status: None, wait: None };
     match error {
         ureq::Error::Timeout(_) => transient("the server does not answer in time".into()),
+        // The standard library has no kind for it yet; with other words it is a failed connection like others.
+        ureq::Error::Io(cause) if cause.to_string().starts_with("failed to lookup address") => {
+            Failure::Unresolved { host: url.authority.clone() }
+        }
         ureq::Error::Io(cause) => broken_off(&cause),
-        ureq::Error::HostNotFound => transient(format!("there is no server {}, or no network", url.authority)),
+        ureq::Error::HostNotFound => Failure::Unresolved { host: url.authority.clone() },
         ureq::Error::ConnectionFailed | ureq::Error::ConnectProxyFailed(_) => transient(error.to_string()),
         // What is no HTTP may be a proxy's or a network's own page, and gone the next time.
         ureq::Error::Protocol(_) => transient(format!("the answer is no HTTP: {error}")),

@@ -19,6 +19,8 @@ const READ_PIECE: usize = 256 << 10;
 const HEADWAY_BYTES: u64 = 1 << 20;
 /// An end to everything, whatever headway is made.
 const FAILURES_MAX: u32 = 1000;
+/// As long as no host has answered yet, one without an address is looked for so often.
+const UNRESOLVED_MAX: u32 = 2;
 /// The longest wait is so many times the first.
 const BACKOFF_MAX: u32 = 32;
 /// How often the disk is looked at when nobody knows how much is still to come.
@@ -36,6 +38,8 @@ pub(super) struct Downloader<'a> {
     total: Option<u64>,
     fetched: u64,
     start: Instant,
+    /// Whether there is a network, for all that is known.
+    has_answer: bool,
     /// An answer of which only the beginning was read, and whose file it is.
     open: Option<(PathBuf, BodyReader<'static>)>,
 }
@@ -56,7 +60,8 @@ impl<'a> Downloader<'a> {
         name: &'a str,
         on_event: &'a mut PullSink<'_>,
     ) -> Self {
-        Self { client, options, name, on_event, done: 0, total: None, fetched: 0, start: Instant::now(), open: None }
+        let start = Instant::now();
+        Self { client, options, name, on_event, done: 0, total: None, fetched: 0, start, has_answer: false, open: None }
     }
 
     /// Bytes that have come.
@@ -93,7 +98,10 @@ impl<'a> Downloader<'a> {
         let mut failures = Failures::default();
         loop {
             match ask(self.client) {
-                Ok(found) => return Ok(found),
+                Ok(found) => {
+                    self.has_answer = true;
+                    return Ok(found);
+                }
                 Err(failure) => self.after_failure(url, failure, &mut failures, 0)?,
             }
         }
@@ -180,6 +188,7 @@ impl<'a> Downloader<'a> {
             headers.extend(part.version.validator().map(|validator| ("if-range", validator)));
         }
         let answer = self.client.ask(Method::Get, &remote.url, &headers)?;
+        self.has_answer = true;
         let bad = |problem: String| Ended::from(StoreError::BadAnswer { url: remote.url.without_query(), problem });
         if let Some(packed) = answer.header("content-encoding").filter(|encoding| *encoding != "identity") {
             return Err(bad(format!("it sends the file packed ({packed}), which was not asked for")));
@@ -290,9 +299,14 @@ impl<'a> Downloader<'a> {
     fn after_failure(&mut self, url: &Url, failure: Failure, failures: &mut Failures, bytes: u64) -> Result<()> {
         // A connection that was ended from outside fails in some way or other.
         self.check_stop()?;
-        let (problem, asked) = match failure {
+        let attempts_max = self.options.config.attempts;
+        let (problem, asked, failures_max) = match failure {
             Failure::Fatal(error) => return Err(error.into()),
-            Failure::Transient { problem, wait, .. } => (problem, wait),
+            Failure::Transient { problem, wait, .. } => (problem, wait, attempts_max),
+            Failure::Unresolved { host } => {
+                let failures_max = if self.has_answer { attempts_max } else { attempts_max.min(UNRESOLVED_MAX) };
+                (format!("there is no server {host}, or no network"), None, failures_max)
+            }
         };
         if bytes >= failures.bytes.saturating_add(HEADWAY_BYTES) {
             failures.in_a_row = 0;
@@ -300,7 +314,6 @@ impl<'a> Downloader<'a> {
         failures.bytes = bytes;
         failures.in_a_row += 1;
         failures.all += 1;
-        let failures_max = self.options.config.attempts;
         if failures.in_a_row >= failures_max || failures.all >= FAILURES_MAX {
             let attempts = failures.in_a_row;
             return Err(StoreError::Unreachable { url: url.without_query(), problem, attempts }.into());

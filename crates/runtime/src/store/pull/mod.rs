@@ -211,6 +211,13 @@ impl Order {
     }
 }
 
+/// Whether `reference` leads to Hugging Face or Ollama's registry, or is none at all. Any other could be a server that only this
+/// machine reaches: whoever lets others say what is fetched looks here first.
+#[must_use]
+pub fn names_known_registry(reference: &str) -> bool {
+    Reference::parse(reference).map_or(true, |reference| reference.names_known_registry())
+}
+
 impl ModelStore {
     /// Fetches a model: `hf://OWNER/REPO/FILE.gguf[@REVISION]`, an address, or a name of Ollama's registry. One of several
     /// calls for the same model is served, the others are refused.
@@ -236,9 +243,11 @@ impl ModelStore {
                     }
                 })
             });
+            // Told if this thread panics, too: the scope waits for the watcher.
+            let ending = SetOnDrop(&done);
             let mut downloader = Downloader::new(&client, options, &order.name, on_event);
             let result = self.fetch(&order, options, &mut downloader);
-            done.store(true, Ordering::Relaxed);
+            drop(ending);
             if let Some(watcher) = watcher {
                 watcher.thread().unpark();
             }
@@ -451,6 +460,15 @@ pub(super) fn lock(folder: &Path, name: &str) -> std::result::Result<Lock, Store
 
 /// What has a name already: its files, their hashes, and what the server called its version.
 type Before = (Vec<PathBuf>, Vec<String>, Vec<Option<String>>);
+
+/// Sets a flag when it goes, in whatever way.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// Makes the folder that a model goes to. A link below the store's own folder is not followed: it leads elsewhere.
 fn make_owner(folder: &Path, target: &Path) -> Result<()> {

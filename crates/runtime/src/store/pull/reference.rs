@@ -114,6 +114,17 @@ impl Reference {
         Self::read(text).map_err(|problem| StoreError::BadReference { reference: name::shortened(text), problem })
     }
 
+    /// Whether it leads to Hugging Face or Ollama's registry, and nowhere else.
+    pub fn names_known_registry(&self) -> bool {
+        match &self.source {
+            Source::HuggingFace { .. } => true,
+            Source::Url { .. } => false,
+            Source::Ollama(name) => {
+                [HOST, "hf.co", "huggingface.co"].iter().any(|host| host.eq_ignore_ascii_case(&name.host))
+            }
+        }
+    }
+
     fn read(text: &str) -> Result<Self, String> {
         if text.len() > REFERENCE_BYTES_MAX {
             return Err(format!("it is longer than {REFERENCE_BYTES_MAX} bytes"));
@@ -358,6 +369,24 @@ mod tests {
         }
         let with_hash = Reference::parse(&format!("http://h/f.gguf#sha256={HASH}")).unwrap();
         assert_eq!(with_hash.sha256.unwrap(), HASH.to_lowercase());
+    }
+
+    #[test]
+    fn only_two_registries_are_known() {
+        let known = |text: &str| Reference::parse(text).unwrap().names_known_registry();
+        for text in [
+            "hf://o/r/f.gguf",
+            "https://huggingface.co/o/r/resolve/main/f.gguf",
+            "llama3.2",
+            "o/m:1b",
+            "HF.co/o/r:Q8_0",
+        ] {
+            assert!(known(text), "{text}");
+        }
+        for text in ["10.0.0.5:8443/a/b", "ollama://nas/a/b", "https://h/f.gguf", "hf.co.example/o/r", "localhost/o/r"]
+        {
+            assert!(!known(text), "{text}");
+        }
     }
 
     #[test]
