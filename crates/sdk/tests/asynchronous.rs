@@ -104,3 +104,22 @@ fn a_stream_is_given_up_from_another_task() {
         assert!(stream.next().await.is_none());
     });
 }
+
+#[test]
+fn a_turn_that_failed_is_not_remembered_unless_it_is_kept() {
+    let begun = events_of(&[json!({ "delta": { "content": "Hal" } })]).split(": ping").next().unwrap().to_owned();
+    let service = Service::start(move |_| Reply::Pieces(vec![begun.clone().into()], Then::Cut));
+    run(async {
+        let mut chat = ChatSession::new(AiClient::at(&service.address).unwrap());
+        let mut stream = chat.chat_stream("Hi").await.unwrap();
+        assert_eq!(stream.next().await.unwrap().unwrap(), Piece::Text("Hal".into()));
+        assert!(matches!(stream.next().await, Some(Err(Error::Interrupted { .. }))));
+        assert!(stream.next().await.is_none() && stream.next().await.is_none());
+        assert!(matches!(stream.finish().await, Err(Error::Interrupted { .. })), "what has failed is no answer");
+        assert_eq!(chat.history(), []);
+        let mut stream = chat.chat_stream("Hi").await.unwrap();
+        while stream.next().await.is_some() {}
+        assert_eq!(stream.keep(), "Hal");
+        assert_eq!(chat.history(), [Message::user("Hi"), Message::assistant("Hal")]);
+    });
+}

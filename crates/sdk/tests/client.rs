@@ -31,6 +31,8 @@ fn every_call_reaches_its_endpoint() {
     assert_eq!(client.model(), Some("qwen2-0.5b-q4"));
     client.load_model_for("qwen2-0.5b-q4", Some(Duration::from_secs(60))).unwrap();
     assert_eq!(service.last_request().body["keep_alive"], 60);
+    client.load_model_for("qwen2-0.5b-q4", Some(Duration::from_millis(500))).unwrap();
+    assert_eq!(service.last_request().body["keep_alive"], 1);
     let response = client.generate("Hello, wörld!").unwrap();
     assert_eq!((&*response, response.to_string().as_str()), ("Hello, wörld!", "Hello, wörld!"));
     assert_eq!((response.finish.clone(), response.usage.total_tokens), (Some(FinishReason::Stop), 5));
@@ -394,4 +396,38 @@ fn connecting_follows_the_environment() {
         assert_eq!(service.last_request().header("host"), Some("localhost"));
         std::fs::remove_dir_all(folder).unwrap();
     }
+}
+
+#[test]
+fn a_turn_that_failed_is_not_remembered_unless_it_is_kept() {
+    let begun = events_of(&[json!({ "delta": { "content": "Hal" } })]).split(": ping").next().unwrap().to_owned();
+    let service = Service::start(move |_| Reply::Pieces(vec![begun.clone().into()], Then::Cut));
+    let mut chat = ChatSession::new(client(&service));
+    let mut stream = chat.chat_stream("Hi").unwrap();
+    assert_eq!(stream.next().unwrap().unwrap(), Piece::Text("Hal".into()));
+    assert!(matches!(stream.next(), Some(Err(Error::Interrupted { .. }))));
+    assert!(stream.next().is_none() && stream.next().is_none());
+    assert!(matches!(stream.finish(), Err(Error::Interrupted { .. })), "what has failed is no answer");
+    assert_eq!(chat.history(), []);
+    let mut stream = chat.chat_stream("Hi").unwrap();
+    assert_eq!(stream.by_ref().filter(Result::is_err).count(), 1);
+    assert_eq!(stream.keep(), "Hal");
+    assert_eq!(chat.history(), [Message::user("Hi"), Message::assistant("Hal")]);
+}
+
+#[test]
+fn a_stay_of_less_than_a_second_is_one() {
+    let service = Service::start(echo);
+    for (stay, seconds) in [(Duration::from_millis(500), 1), (Duration::from_millis(2001), 3), (Duration::ZERO, 0)] {
+        client(&service).load_model_for("m", Some(stay)).unwrap();
+        assert_eq!(service.last_request().body["keep_alive"], seconds);
+    }
+}
+
+#[test]
+fn a_model_is_described_by_any_name() {
+    let model = json!({ "id": "llama3.2:latest", "object": "model", "created": 0, "owned_by": "hublab" });
+    let service = Service::start(move |_| Reply::Whole(200, "", model.to_string()));
+    assert_eq!(client(&service).describe_model("llama 3?").unwrap().id, "llama3.2:latest");
+    assert_eq!(service.last_request().line, "GET /v1/models/llama%203%3F");
 }

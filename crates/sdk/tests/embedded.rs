@@ -37,6 +37,9 @@ fn tokens_vectors_and_files() {
     client.load_model(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/default.gguf")).unwrap();
     let answer = client.generate_with(QUESTION, &GenerateOptions::greedy()).unwrap();
     assert_eq!(answer, ANSWER);
+    let described = client.describe_model("default").unwrap();
+    assert_eq!((described.id.as_str(), described.hublab.unwrap().context_tokens), ("default", Some(512)));
+    assert!(client.describe_model("/no/such.gguf").is_err());
     let error = client.load_model("/no/such.gguf").unwrap_err().to_string();
     assert!(error.contains("/no/such.gguf"), "{error}");
     assert_eq!(

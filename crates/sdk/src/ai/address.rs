@@ -11,7 +11,7 @@ use super::error::{Error, Result};
 /// The port that the service listens on by default.
 pub const DEFAULT_PORT: u16 = 11434;
 /// The socket of a service that the system started.
-const SYSTEM_SOCKET: &str = "/run/hublab/hublab.sock";
+const SYSTEM_SOCKET: &str = "/run/hublab.sock";
 
 /// Where a service listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,7 +156,7 @@ mod tests {
             let env = |name: &str| pairs.iter().find(|pair| pair.0 == name).map(|pair| pair.1.to_owned());
             Address::candidates(env).unwrap().iter().map(ToString::to_string).collect::<Vec<_>>()
         };
-        let (system, local) = ("unix:/run/hublab/hublab.sock", "http://127.0.0.1:11434");
+        let (system, local) = ("unix:/run/hublab.sock", "http://127.0.0.1:11434");
         assert_eq!(texts(&[("HUBLAB_HOST", "box:1"), ("XDG_RUNTIME_DIR", "/x")]), ["http://box:1"]);
         if cfg!(unix) {
             assert_eq!(
@@ -166,5 +166,11 @@ mod tests {
             assert_eq!(texts(&[]), [system, local]);
         }
         assert!(Address::candidates(|_| Some("ftp://x".into())).is_err());
+    }
+
+    #[test]
+    fn the_packages_socket_is_where_it_is_looked_for() {
+        let unit = include_str!("../../../../packaging/hublab.socket");
+        assert!(unit.lines().any(|line| line == format!("ListenStream={SYSTEM_SOCKET}")), "{unit}");
     }
 }

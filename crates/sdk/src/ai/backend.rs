@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::asynchronous::ChunkStream;
 use super::error::Result;
 use super::http::Http;
-use crate::wire::openai::{ChatCompletionRequest, EmbeddingList, EmbeddingRequest, ModelList};
+use crate::wire::openai::{ChatCompletionRequest, EmbeddingList, EmbeddingRequest, Model, ModelList};
 use crate::wire::own::{
     DetokenizeRequest, DetokenizeResponse, Health, LoadRequest, LoadResponse, ProcessList, TokenizeRequest,
     TokenizeResponse, UnloadRequest, UnloadResponse,
@@ -51,6 +51,18 @@ endpoints! {
 }
 
 impl Backend {
+    /// Describes a model.
+    pub async fn describe_model(&self, name: &str) -> Result<Model> {
+        match self {
+            Self::Service(http) => http.get(&format!("/v1/models/{}", in_path(name))).await,
+            #[cfg(feature = "embedded")]
+            Self::Embedded(engine) => {
+                let (engine, name) = (Arc::clone(engine), name.to_owned());
+                super::embedded::off_thread(move || engine.describe_model(&name)).await
+            }
+        }
+    }
+
     pub async fn chat_stream(&self, request: ChatCompletionRequest) -> Result<ChunkStream> {
         match self {
             Self::Service(http) => {
@@ -63,6 +75,37 @@ impl Backend {
                 let (events, closed) = super::embedded::off_thread(move || engine.chat_stream(request)).await?;
                 Ok(ChunkStream::of_engine(events, closed))
             }
+        }
+    }
+}
+
+/// A name as the end of a path: its slashes stay, what else has a meaning in an address is written as `%XX`.
+fn in_path(name: &str) -> String {
+    use std::fmt::Write as _;
+    let mut path = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' | b':' => {
+                path.push(byte as char)
+            }
+            _ => write!(path, "%{byte:02X}").expect("a text takes all"),
+        }
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_in_a_path_keeps_its_meaning() {
+        for (name, expected) in [
+            ("org/phi-3:latest", "org/phi-3:latest"),
+            ("What is 100%?", "What%20is%20100%25%3F"),
+            ("ö\r\n#", "%C3%B6%0D%0A%23"),
+        ] {
+            assert_eq!(in_path(name), expected);
         }
     }
 }

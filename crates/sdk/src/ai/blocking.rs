@@ -63,7 +63,7 @@ pub struct AiClient {
 
 impl AiClient {
     /// Connects to where `HUBLAB_HOST` says; without it to the socket of a service that the user started
-    /// (`$XDG_RUNTIME_DIR/hublab.sock`), to that of one that the system started (`/run/hublab/hublab.sock`), or to
+    /// (`$XDG_RUNTIME_DIR/hublab.sock`), to that of one that the system started (`/run/hublab.sock`), or to
     /// `http://127.0.0.1:11434`, whichever answers first. The key is in `HUBLAB_API_KEY`, where one is needed;
     /// `HUBLAB_CA_FILE` is for a service at `https://` what `with_ca_file` is.
     ///
@@ -170,7 +170,8 @@ impl AiClient {
         self.load_model_for(path_or_name, None)
     }
 
-    /// As [`load_model`](Self::load_model), and says how long the model stays in memory after its last answer.
+    /// As [`load_model`](Self::load_model), and says how long the model stays in memory after its last answer, in whole seconds,
+    /// rounded up.
     ///
     /// # Errors
     /// As [`load_model`](Self::load_model).
@@ -269,6 +270,15 @@ impl AiClient {
     pub fn models(&self) -> Result<Vec<Model>> {
         let inner = self.inner.clone();
         self.driver.wait(async move { inner.models().await })
+    }
+
+    /// Describes a model or a swarm, by any name that requests may give it: an alias, one of Ollama's without its tag.
+    ///
+    /// # Errors
+    /// When there is none of that name, or the service cannot be reached.
+    pub fn describe_model(&self, name: &str) -> Result<Model> {
+        let (inner, name) = (self.inner.clone(), name.to_owned());
+        self.driver.wait(async move { inner.describe_model(&name).await })
     }
 
     /// The models in memory, and what the service is at.

@@ -99,7 +99,9 @@ impl Embedded {
     }
 
     pub fn unload(&self, request: own::UnloadRequest) -> Result<own::UnloadResponse> {
-        let was_loaded = self.node.unload(&request.model).map_err(of_runtime)?;
+        // A name that does not exist is a slip of the pen, as it is for a service.
+        let model = self.node.model(name_of(&request.model)).map_err(of_runtime)?;
+        let was_loaded = self.node.unload(model.name()).map_err(of_runtime)?;
         Ok(own::UnloadResponse { model: request.model, was_loaded })
     }
 
@@ -146,24 +148,29 @@ impl Embedded {
     }
 
     pub fn models(&self) -> Result<wire::ModelList> {
-        let loaded: Vec<String> = self.node.status().models.into_iter().map(|model| model.name).collect();
-        let model = |found: CatalogModel| wire::Model {
-            object: "model".into(),
-            created: found
-                .modified
-                .and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok())
-                .map_or(0, |since| since.as_secs()),
-            owned_by: "hublab".into(),
-            hublab: Some(wire::ModelFacts {
-                kind: "model".into(),
-                bytes: Some(found.bytes),
-                context_tokens: None,
-                loaded: Some(loaded.contains(&found.name)),
-            }),
-            id: found.name,
+        let loaded = self.loaded();
+        let found = self.node.catalog().map_err(of_runtime)?.into_iter();
+        Ok(wire::ModelList { object: "list".into(), data: found.map(|model| described(model, &loaded)).collect() })
+    }
+
+    pub fn describe_model(&self, name: &str) -> Result<wire::Model> {
+        let served = self.model(name)?;
+        let found = CatalogModel {
+            name: served.name().to_owned(),
+            source: served.source().clone(),
+            bytes: served.bytes(),
+            modified: served.modified(),
+            sha256: None,
         };
-        let data = self.node.catalog().map_err(of_runtime)?.into_iter().map(model).collect();
-        Ok(wire::ModelList { object: "list".into(), data })
+        let mut model = described(found, &self.loaded());
+        if let Some(facts) = &mut model.hublab {
+            facts.context_tokens = Some(served.facts().context as u64);
+        }
+        Ok(model)
+    }
+
+    fn loaded(&self) -> Vec<String> {
+        self.node.status().models.into_iter().map(|model| model.name).collect()
     }
 
     pub fn ps(&self) -> Result<own::ProcessList> {
@@ -255,6 +262,22 @@ impl Embedded {
 
 fn name_of(given: &str) -> &str {
     if given.is_empty() { DEFAULT_MODEL_NAME } else { given }
+}
+
+fn described(found: CatalogModel, loaded: &[String]) -> wire::Model {
+    let since = found.modified.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    wire::Model {
+        object: "model".into(),
+        created: since.map_or(0, |since| since.as_secs()),
+        owned_by: "hublab".into(),
+        hublab: Some(wire::ModelFacts {
+            kind: "model".into(),
+            bytes: Some(found.bytes),
+            context_tokens: None,
+            loaded: Some(loaded.contains(&found.name)),
+        }),
+        id: found.name,
+    }
 }
 
 fn of_runtime(error: hublabio_runtime::Error) -> Error {
@@ -443,9 +466,13 @@ struct Sink {
 impl AnswerSink for Sink {
     fn take(&mut self, event: AnswerEvent) -> ControlFlow<()> {
         match event {
-            AnswerEvent::Progress { read, total } if self.tells_progress => {
-                let progress =
-                    wire::PromptProgress { total: total as u64, processed: read as u64, ..Default::default() };
+            AnswerEvent::Progress { read, cached, total } if self.tells_progress => {
+                let progress = wire::PromptProgress {
+                    total: total as u64,
+                    processed: read as u64,
+                    cache: cached as u64,
+                    ..Default::default()
+                };
                 self.send(wire::ChatCompletionChunk { prompt_progress: Some(progress), ..self.chunk(None) });
             }
             AnswerEvent::Piece { text, token, logprobs } => {

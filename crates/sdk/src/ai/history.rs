@@ -2,7 +2,7 @@
 
 use super::error::{Error, Result};
 use super::message::Message;
-use super::response::Response;
+use super::response::{Piece, Response};
 
 /// A conversation. A turn is a message of the user and everything up to the next one.
 #[derive(Clone, Debug, Default)]
@@ -85,6 +85,55 @@ impl History {
     pub fn reset(&mut self) {
         self.messages.clear();
         self.trimmed_turns = 0;
+    }
+}
+
+/// A turn whose answer comes in pieces. It is remembered once, when the answer has ended well or is kept.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    cut: Cut,
+    new: Vec<Message>,
+    kept: Option<Response>,
+    has_failed: bool,
+}
+
+impl Turn {
+    pub fn new(cut: Cut, new: Vec<Message>) -> Self {
+        Self { cut, new, kept: None, has_failed: false }
+    }
+
+    /// Takes note of what came. A stream that has failed ends, too, and its end is none that is remembered.
+    pub fn see(&mut self, piece: Option<&Result<Piece>>, history: &mut History, response: impl FnOnce() -> Response) {
+        match piece {
+            Some(Ok(_)) => {}
+            Some(Err(_)) => self.has_failed = true,
+            None if self.has_failed => {}
+            None => self.commit(history, response),
+        }
+    }
+
+    /// The whole answer, of a stream that has ended.
+    pub fn finish(mut self, history: &mut History, response: impl FnOnce() -> Response) -> Result<Response> {
+        if self.has_failed && self.kept.is_none() {
+            let problem = "it had failed before its end was asked for".to_owned();
+            return Err(Error::Interrupted { place: "in the middle of a streamed answer".into(), problem });
+        }
+        self.commit(history, response);
+        Ok(self.kept.unwrap_or_default())
+    }
+
+    /// The answer as far as it has come.
+    pub fn keep(mut self, history: &mut History, response: impl FnOnce() -> Response) -> Response {
+        self.commit(history, response);
+        self.kept.unwrap_or_default()
+    }
+
+    fn commit(&mut self, history: &mut History, response: impl FnOnce() -> Response) {
+        if self.kept.is_none() {
+            let mut response = response();
+            history.commit(&self.cut, std::mem::take(&mut self.new), &mut response);
+            self.kept = Some(response);
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::asynchronous::Canceller;
 use super::blocking::{AiClient, Stream};
 use super::error::Result;
-use super::history::{Cut, History};
+use super::history::{Cut, History, Turn};
 use super::message::{Message, ToolCall};
 use super::options::GenerateOptions;
 use super::response::{Piece, Response};
@@ -117,22 +117,20 @@ impl ChatSession {
         let mut cut = Cut::default();
         loop {
             match self.client.chat_stream(&self.history.request(&cut, &new), &self.options) {
-                Ok(stream) => return Ok(SessionStream { session: self, stream, cut, new, response: None }),
+                Ok(stream) => return Ok(SessionStream { session: self, stream, turn: Turn::new(cut, new) }),
                 Err(error) => cut = self.history.cut_more(&cut, &new, error)?,
             }
         }
     }
 }
 
-/// A streamed answer in a conversation: an iterator over its pieces. Dropped before its end, it leaves the conversation as it was
-/// before.
+/// A streamed answer in a conversation: an iterator over its pieces. Dropped before its end, or failed, it leaves the conversation as it
+/// was before.
 #[derive(Debug)]
 pub struct SessionStream<'s> {
     session: &'s mut ChatSession,
     stream: Stream,
-    cut: Cut,
-    new: Vec<Message>,
-    response: Option<Response>,
+    turn: Turn,
 }
 
 impl SessionStream<'_> {
@@ -144,13 +142,12 @@ impl SessionStream<'_> {
         for piece in &mut self {
             piece?;
         }
-        Ok(self.keep())
+        self.turn.finish(&mut self.session.history, || self.stream.response())
     }
 
     /// Ends the answer here; the conversation remembers it as far as it has come.
-    pub fn keep(mut self) -> Response {
-        self.commit();
-        self.response.take().unwrap_or_default()
+    pub fn keep(self) -> Response {
+        self.turn.keep(&mut self.session.history, || self.stream.response())
     }
 
     /// What gives the answer up from another thread.
@@ -158,26 +155,15 @@ impl SessionStream<'_> {
     pub fn canceller(&self) -> Canceller {
         self.stream.canceller()
     }
-
-    /// The end may be asked for again; the answer is remembered once.
-    fn commit(&mut self) {
-        if self.response.is_none() {
-            let mut response = self.stream.response();
-            self.session.history.commit(&self.cut, std::mem::take(&mut self.new), &mut response);
-            self.response = Some(response);
-        }
-    }
 }
 
 impl Iterator for SessionStream<'_> {
     type Item = Result<Piece>;
 
-    /// The next piece; `None` when the answer has ended well and the conversation remembers it.
+    /// The next piece; `None` when the answer has ended. The conversation remembers one that has ended well.
     fn next(&mut self) -> Option<Self::Item> {
         let piece = self.stream.next();
-        if piece.is_none() {
-            self.commit();
-        }
+        self.turn.see(piece.as_ref(), &mut self.session.history, || self.stream.response());
         piece
     }
 }

@@ -147,8 +147,8 @@ fn answer<S: Connection>(
             }
         }
     }
-    // Nothing more comes from a client but its end.
-    if then == Then::Silence && reader.read(&mut [0])? == 0 {
+    // Nothing more comes from a client but its end, which is an error where it has left something unread.
+    if then == Then::Silence && matches!(reader.read(&mut [0]), Ok(0) | Err(_)) {
         is_gone.send(()).ok();
     }
     Ok(())

@@ -194,12 +194,15 @@ impl AiClient {
         self.load_model_for(path_or_name, None).await
     }
 
-    /// As [`load_model`](Self::load_model), and says how long the model stays in memory after its last answer.
+    /// As [`load_model`](Self::load_model), and says how long the model stays in memory after its last answer, in whole seconds,
+    /// rounded up.
     ///
     /// # Errors
     /// As [`load_model`](Self::load_model).
     pub async fn load_model_for(&mut self, path_or_name: &str, keep_alive: Option<Duration>) -> Result<()> {
-        let keep_alive = keep_alive.map(|after| KeepAlive::Seconds(i64::try_from(after.as_secs()).unwrap_or(-1)));
+        // Up to a whole second: half a one is no wish to free the model now.
+        let seconds = |after: Duration| after.as_secs().saturating_add(u64::from(after.subsec_nanos() > 0));
+        let keep_alive = keep_alive.map(|after| KeepAlive::Seconds(i64::try_from(seconds(after)).unwrap_or(-1)));
         self.model = self.backend.load(LoadRequest { model: path_or_name.into(), keep_alive }).await?.model;
         Ok(())
     }
@@ -307,6 +310,14 @@ impl AiClient {
     /// When the service refuses or cannot be reached.
     pub async fn models(&self) -> Result<Vec<Model>> {
         Ok(self.backend.models().await?.data)
+    }
+
+    /// Describes a model or a swarm, by any name that requests may give it: an alias, one of Ollama's without its tag.
+    ///
+    /// # Errors
+    /// When there is none of that name, or the service cannot be reached.
+    pub async fn describe_model(&self, name: &str) -> Result<Model> {
+        self.backend.describe_model(name).await
     }
 
     /// The models in memory, and what the service is at.

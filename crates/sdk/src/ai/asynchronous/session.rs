@@ -3,7 +3,7 @@
 use super::client::AiClient;
 use super::stream::{Canceller, Stream};
 use crate::ai::error::Result;
-use crate::ai::history::{Cut, History};
+use crate::ai::history::{Cut, History, Turn};
 use crate::ai::message::{Message, ToolCall};
 use crate::ai::options::GenerateOptions;
 use crate::ai::response::{Piece, Response};
@@ -117,30 +117,27 @@ impl ChatSession {
         let mut cut = Cut::default();
         loop {
             match self.client.chat_stream(&self.history.request(&cut, &new), &self.options).await {
-                Ok(stream) => return Ok(SessionStream { session: self, stream, cut, new, response: None }),
+                Ok(stream) => return Ok(SessionStream { session: self, stream, turn: Turn::new(cut, new) }),
                 Err(error) => cut = self.history.cut_more(&cut, &new, error)?,
             }
         }
     }
 }
 
-/// A streamed answer in a conversation. Dropped before its end, it leaves the conversation as it was before.
+/// A streamed answer in a conversation. Dropped before its end, or failed, it leaves the conversation as it was
+/// before.
 #[derive(Debug)]
 pub struct SessionStream<'s> {
     session: &'s mut ChatSession,
     stream: Stream,
-    cut: Cut,
-    new: Vec<Message>,
-    response: Option<Response>,
+    turn: Turn,
 }
 
 impl SessionStream<'_> {
-    /// The next piece; `None` when the answer has ended well and the conversation remembers it.
+    /// The next piece; `None` when the answer has ended. The conversation remembers one that has ended well.
     pub async fn next(&mut self) -> Option<Result<Piece>> {
         let piece = self.stream.next().await;
-        if piece.is_none() {
-            self.commit();
-        }
+        self.turn.see(piece.as_ref(), &mut self.session.history, || self.stream.response());
         piece
     }
 
@@ -152,27 +149,17 @@ impl SessionStream<'_> {
         while let Some(piece) = self.next().await {
             piece?;
         }
-        Ok(self.keep())
+        self.turn.finish(&mut self.session.history, || self.stream.response())
     }
 
     /// Ends the answer here; the conversation remembers it as far as it has come.
-    pub fn keep(mut self) -> Response {
-        self.commit();
-        self.response.take().unwrap_or_default()
+    pub fn keep(self) -> Response {
+        self.turn.keep(&mut self.session.history, || self.stream.response())
     }
 
     /// What gives the answer up from elsewhere.
     #[must_use]
     pub fn canceller(&self) -> Canceller {
         self.stream.canceller()
-    }
-
-    /// A stream that has failed may be asked again; it is remembered once.
-    fn commit(&mut self) {
-        if self.response.is_none() {
-            let mut response = self.stream.response();
-            self.session.history.commit(&self.cut, std::mem::take(&mut self.new), &mut response);
-            self.response = Some(response);
-        }
     }
 }
