@@ -6,10 +6,20 @@
 //! ```
 //!
 //! Each connection asks one streamed chat question after the other (`--plain`: unstreamed) and measures the time to the first
-//! token and to the end. `--idle N` opens N streamed requests first and leaves them open, unread. With `--pid` the service's
-//! resident memory is sampled each second. The last line is JSON.
+//! token and to the end. With `--pid` the service's resident memory is sampled each second. The last line is JSON.
+//!
+//! `--idle N` keeps N more streams open meanwhile. What they ask has no end but that of the context: the tokens of
+//! `--end-tokens` (those of the built-in model, unless said otherwise) are forbidden, and a stream whose context is full asks
+//! again. At the end those count that are open and have been told something lately, a piece or a `: ping`; fewer than N are a
+//! failure. Streams beyond the service's `running_max` wait and are pinged, and the measured questions wait behind them, so
+//! give it room for all:
+//!
+//! ```sh
+//! HUBLAB_SERVER_RUNNING_MAX=600 HUBLAB_SERVER_QUEUE_MAX=1000 hublab serve --port 11500 &
+//! cargo run --release -p hublabio-server --example load -- 127.0.0.1:11500 --connections 64 --idle 500
+//! ```
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -31,6 +41,7 @@ struct Options {
     model: String,
     connections: usize,
     idle: usize,
+    end_tokens: Vec<u32>,
     seconds: u64,
     max_tokens: usize,
     stream: bool,
@@ -45,6 +56,7 @@ impl Options {
             model: "default".into(),
             connections: 64,
             idle: 0,
+            end_tokens: vec![2, 7],
             seconds: 60,
             max_tokens: 48,
             stream: true,
@@ -59,6 +71,11 @@ impl Options {
                 "--model" => options.model = value()?,
                 "--connections" => options.connections = number(value()?)?,
                 "--idle" => options.idle = number(value()?)?,
+                "--end-tokens" => {
+                    let ids = value()?;
+                    let ids = ids.split(',').map(str::parse).collect::<Result<_, _>>();
+                    options.end_tokens = ids.map_err(|error| format!("--end-tokens: {error}"))?;
+                }
                 "--seconds" => options.seconds = number(value()?)? as u64,
                 "--max-tokens" => options.max_tokens = number(value()?)?,
                 "--requests" => options.requests = number(value()?)?,
@@ -101,15 +118,9 @@ impl Connection {
             "messages": [{ "role": "user", "content": question }],
             "max_tokens": options.max_tokens,
             "stream": options.stream,
-        })
-        .to_string();
-        let head = format!(
-            "POST /v1/chat/completions HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-            options.address,
-            body.len()
-        );
+        });
         // One write, so that it is one packet.
-        self.stream.get_mut().write_all([head.as_bytes(), body.as_bytes()].concat().as_slice())
+        self.stream.get_mut().write_all(&request(options, &body))
     }
 
     /// Status, whether the body is chunked, and its length if not.
@@ -179,6 +190,94 @@ impl Connection {
     }
 }
 
+fn request(options: &Options, body: &serde_json::Value) -> Vec<u8> {
+    let body = body.to_string();
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        options.address,
+        body.len()
+    );
+    [head.as_bytes(), body.as_bytes()].concat()
+}
+
+/// A service that is well says something this often, if only a ping (every 15 s).
+const SILENCE_MAX: Duration = Duration::from_secs(20);
+/// What an answer that is streamed begins and ends with.
+const BEGIN: &[u8] = b"HTTP/1.1 200 ";
+const END: &[u8] = b"\r\n0\r\n\r\n";
+
+/// A stream that is kept open.
+struct Idle {
+    stream: TcpStream,
+    /// The first bytes of the present answer, and the last ones.
+    begin: Vec<u8>,
+    end: Vec<u8>,
+    heard: Option<Instant>,
+    problem: Option<String>,
+}
+
+impl Idle {
+    fn open(options: &Options) -> std::io::Result<Self> {
+        let stream = TcpStream::connect(&options.address)?;
+        let mut idle = Self { stream, begin: Vec::new(), end: Vec::new(), heard: None, problem: None };
+        idle.ask(options)?;
+        Ok(idle)
+    }
+
+    fn ask(&mut self, options: &Options) -> std::io::Result<()> {
+        let never: serde_json::Map<_, _> =
+            options.end_tokens.iter().map(|id| (id.to_string(), (-100).into())).collect();
+        let body = serde_json::json!({
+            "model": options.model,
+            "messages": [{ "role": "user", "content": QUESTIONS[0] }],
+            "max_tokens": 1_000_000,
+            "logit_bias": never,
+            "stream": true,
+        });
+        (self.begin, self.end) = (Vec::new(), Vec::new());
+        self.stream.set_nonblocking(false)?;
+        self.stream.write_all(&request(options, &body))?;
+        self.stream.set_nonblocking(true)
+    }
+
+    /// Takes what has come, and asks again where an answer has ended.
+    fn listen(&mut self, options: &Options) {
+        if self.problem.is_none()
+            && let Err(problem) = self.read(options)
+        {
+            self.problem = Some(problem);
+        }
+    }
+
+    fn read(&mut self, options: &Options) -> Result<(), String> {
+        let mut part = [0; 16 << 10];
+        loop {
+            match self.stream.read(&mut part) {
+                Ok(0) => return Err("it was closed".into()),
+                Ok(n) => {
+                    self.heard = Some(Instant::now());
+                    let wanted = BEGIN.len() - self.begin.len();
+                    self.begin.extend_from_slice(&part[..n.min(wanted)]);
+                    if !BEGIN.starts_with(&self.begin) {
+                        return Err(String::from_utf8_lossy(&part[..n.min(400)]).into_owned());
+                    }
+                    self.end.extend_from_slice(&part[n.saturating_sub(END.len())..n]);
+                    self.end.drain(..self.end.len().saturating_sub(END.len()));
+                    if self.end == END {
+                        self.ask(options).map_err(|error| error.to_string())?;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+
+    fn is_held(&self) -> bool {
+        self.problem.is_none() && self.heard.is_some_and(|heard| heard.elapsed() < SILENCE_MAX)
+    }
+}
+
 /// Resident memory in MiB, on Linux.
 fn resident_mib(pid: u32) -> Option<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -194,15 +293,8 @@ fn percentile(sorted: &[f64], share: f64) -> f64 {
 fn run(options: &Options) -> ExitCode {
     let mut idle = Vec::new();
     for number in 0..options.idle {
-        match Connection::open(&options.address) {
-            Ok(mut connection) => {
-                let sent = connection.send(&Options { stream: true, ..options.clone() }, QUESTIONS[0]);
-                if let Err(error) = sent {
-                    eprintln!("idle connection {number}: {error}");
-                    return ExitCode::FAILURE;
-                }
-                idle.push(connection);
-            }
+        match Idle::open(options) {
+            Ok(stream) => idle.push(stream),
             Err(error) => {
                 eprintln!("idle connection {number}: {error}");
                 return ExitCode::FAILURE;
@@ -215,46 +307,60 @@ fn run(options: &Options) -> ExitCode {
     let errors: Arc<Mutex<Vec<String>>> = Arc::default();
     let start = Instant::now();
     let mut memory: Vec<f64> = Vec::new();
+    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        for number in 0..options.connections {
-            let (stop, asked, seen, errors) = (&stop, &asked, &seen, &errors);
-            scope.spawn(move || {
-                let mut connection = None;
-                let mut turn = number;
-                while !stop.load(Ordering::Relaxed) && asked.fetch_add(1, Ordering::Relaxed) < options.requests {
-                    turn += 1;
-                    let result = match &mut connection {
-                        Some(connection) => Ok(connection),
-                        none => Connection::open(&options.address).map(|opened| none.insert(opened)),
-                    };
-                    let result = result.map_err(|error| error.to_string());
-                    match result.and_then(|connection| connection.ask(options, QUESTIONS[turn % QUESTIONS.len()])) {
-                        Ok(one) => seen.lock().expect("no thread panics").push(one),
-                        Err(error) => {
-                            errors.lock().expect("no thread panics").push(error);
-                            connection = None;
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                idle.iter_mut().for_each(|stream| stream.listen(options));
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        std::thread::scope(|scope| {
+            for number in 0..options.connections {
+                let (stop, asked, seen, errors) = (&stop, &asked, &seen, &errors);
+                scope.spawn(move || {
+                    let mut connection = None;
+                    let mut turn = number;
+                    while !stop.load(Ordering::Relaxed) && asked.fetch_add(1, Ordering::Relaxed) < options.requests {
+                        turn += 1;
+                        let result = match &mut connection {
+                            Some(connection) => Ok(connection),
+                            none => Connection::open(&options.address).map(|opened| none.insert(opened)),
+                        };
+                        let result = result.map_err(|error| error.to_string());
+                        match result.and_then(|connection| connection.ask(options, QUESTIONS[turn % QUESTIONS.len()])) {
+                            Ok(one) => seen.lock().expect("no thread panics").push(one),
+                            Err(error) => {
+                                errors.lock().expect("no thread panics").push(error);
+                                connection = None;
+                            }
                         }
                     }
-                }
-            });
-        }
-        while start.elapsed() < Duration::from_secs(options.seconds) && asked.load(Ordering::Relaxed) < options.requests
-        {
-            std::thread::sleep(Duration::from_millis(if options.requests == usize::MAX { 1000 } else { 20 }));
-            memory.extend(options.pid.and_then(resident_mib));
-        }
-        stop.store(true, Ordering::Relaxed);
+                });
+            }
+            while start.elapsed() < Duration::from_secs(options.seconds)
+                && asked.load(Ordering::Relaxed) < options.requests
+            {
+                std::thread::sleep(Duration::from_millis(if options.requests == usize::MAX { 1000 } else { 20 }));
+                memory.extend(options.pid.and_then(resident_mib));
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        done.store(true, Ordering::Relaxed);
     });
     let elapsed = start.elapsed().as_secs_f64();
+    let held = idle.iter().filter(|stream| stream.is_held()).count();
+    for problem in idle.iter().filter_map(|stream| stream.problem.as_ref()).take(5) {
+        eprintln!("idle stream: {problem}");
+    }
     report(
         options,
         elapsed,
+        held,
         &seen.lock().expect("no thread panics"),
         &errors.lock().expect("no thread panics"),
         &memory,
     );
-    let held = idle.len();
-    drop(idle);
     if held < options.idle || !errors.lock().expect("no thread panics").is_empty() {
         ExitCode::FAILURE
     } else {
@@ -262,7 +368,7 @@ fn run(options: &Options) -> ExitCode {
     }
 }
 
-fn report(options: &Options, elapsed: f64, seen: &[Seen], errors: &[String], memory: &[f64]) {
+fn report(options: &Options, elapsed: f64, held: usize, seen: &[Seen], errors: &[String], memory: &[f64]) {
     let sorted = |of: fn(&Seen) -> Duration| {
         let mut found: Vec<f64> = seen.iter().map(|one| of(one).as_secs_f64() * 1e3).collect();
         found.sort_by(f64::total_cmp);
@@ -277,6 +383,7 @@ fn report(options: &Options, elapsed: f64, seen: &[Seen], errors: &[String], mem
     let figures = serde_json::json!({
         "connections": options.connections,
         "idle": options.idle,
+        "idle_held": held,
         "seconds": elapsed,
         "requests": seen.len(),
         "errors": errors.len(),

@@ -60,6 +60,8 @@ pub struct Limits {
     pub heap_bytes: usize,
     /// How long a body may take.
     pub body_time: Duration,
+    /// How long a client may take nothing of what is there for it, before its connection is ended.
+    pub write_time: Duration,
     /// Connections at once; more are turned away.
     pub connections: usize,
     /// How long a request's header may take, and how long a connection stays open without a request.
@@ -86,13 +88,14 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 16 MiB a body and 256 MiB for all that requests hold, 60 s for a body; 4096 connections, 30 s for a header; 8 answers, 4096 messages, 2048 texts; 1024 stored
+    /// 16 MiB a body and 256 MiB for all that requests hold, 60 s for a body and for a client that does not read; 4096 connections, 30 s for a header; 8 answers, 4096 messages, 2048 texts; 1024 stored
     /// answers in 64 MiB.
     fn default() -> Self {
         Self {
             body_bytes: 16 << 20,
             heap_bytes: 256 << 20,
             body_time: Duration::from_secs(60),
+            write_time: Duration::from_secs(60),
             connections: 4096,
             header_time: Duration::from_secs(30),
             headers: 100,

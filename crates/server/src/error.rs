@@ -192,21 +192,22 @@ impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
         use hublabio_runtime::ai::constraint::ConstraintError;
         use hublabio_runtime::moe::Error as MoeError;
-        use hublabio_runtime::store::StoreError;
         let message = error.to_string();
         match error {
             Error::NoSuchModel { .. } => Self::not_found(message).about("model").coded("model_not_found"),
-            Error::PromptTooLong { prompt, context, .. } => Self::bad_request(message)
-                .about("messages")
-                .coded("context_length_exceeded")
-                .with("prompt_tokens", prompt)
-                .with("context_tokens", context),
+            Error::PromptTooLong { prompt, context, .. } | Error::Swarm(MoeError::TooLong { prompt, context }) => {
+                Self::bad_request(message)
+                    .about("messages")
+                    .coded("context_length_exceeded")
+                    .with("prompt_tokens", prompt)
+                    .with("context_tokens", context)
+            }
             Error::Busy { .. } => {
                 Self { retry_after_s: Some(1), ..Self::new(StatusCode::TOO_MANY_REQUESTS, message).coded("queue_full") }
             }
             Error::ShuttingDown => Self::unavailable(message).coded("shutting_down"),
-            Error::Store(StoreError::BadName { .. } | StoreError::OutsideStore { .. }) => {
-                Self::field("model", message).coded("invalid_model_name")
+            Error::Swarm(MoeError::NoExperts | MoeError::NoneFits) => {
+                Self::bad_request(message).about("messages").coded("no_expert")
             }
             Error::Swarm(MoeError::EmptyQuery | MoeError::QueryTooLong { .. } | MoeError::NoSuchExpert(_)) => {
                 Self::bad_request(message).about("messages")
@@ -215,7 +216,7 @@ impl From<Error> for ApiError {
             Error::NoLogits { .. } => Self::bad_request(message).about("model"),
             Error::BadQuestion { field, .. } => Self::field(field, message).coded("invalid_value"),
             Error::BadStop { .. } => Self::field("stop", message),
-            Error::TooManyLogProbs { .. } => Self::field("top_logprobs", message),
+            Error::TooManyLogProbs { .. } => Self::field("top_logprobs", message).coded("invalid_value"),
             Error::BiasOfUnknownToken { .. } => Self::field("logit_bias", message),
             Error::EmptyPrompt | Error::Chat(_) => Self::bad_request(message).about("messages"),
             Error::BadDryBreaker { .. } => Self::field("dry_sequence_breakers", message),

@@ -1,16 +1,25 @@
 //! One bound for what requests hold in memory beside the models: bodies and what is made of them, events that a client has
 //! not read yet, and kept history. Each holds a share; when there is none left, the next who asks is refused by name.
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::Request;
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use http_body::{Frame, SizeHint};
+
+use crate::error::ApiError;
+use crate::state::App;
+
+/// Answers that are smaller need no share: the connection itself takes more.
+const WHOLE_BYTES: usize = 64 << 10;
 
 /// Bytes that requests and history may hold together; cheap to clone.
 #[derive(Clone, Debug)]
@@ -84,25 +93,60 @@ impl Drop for HeapShare {
     }
 }
 
-/// Where a request's share is while it is answered.
+/// What a request holds while it is answered: the shares of its body, and of what is read for it.
 #[derive(Clone, Default)]
-pub(crate) struct HeldShare(Arc<Mutex<Option<HeapShare>>>);
+pub(crate) struct HeldShare(Arc<Mutex<Vec<HeapShare>>>);
 
 impl HeldShare {
     pub fn put(&self, share: HeapShare) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(share);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(share);
+    }
+
+    /// Takes `bytes` more.
+    ///
+    /// # Errors
+    /// 413 where they are more than there are at all, 503 where others hold them.
+    pub fn take(&self, app: &App, bytes: usize, what: &str) -> Result<(), ApiError> {
+        let share = app.heap().take(bytes).ok_or_else(|| too_little(bytes, what, app))?;
+        self.put(share);
+        Ok(())
     }
 
     fn is_empty(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 }
 
-/// Keeps the share that a request's body took until its answer has been sent, or nobody waits for it any more.
-pub(crate) async fn hold(mut request: Request, next: Next) -> Response {
+impl<S: Send + Sync> FromRequestParts<S> for HeldShare {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get::<Self>().cloned().unwrap_or_default())
+    }
+}
+
+/// What is told to whom no share of the memory is left.
+pub(crate) fn too_little(needed: usize, what: &str, app: &App) -> ApiError {
+    let max = app.heap().max();
+    if needed > max {
+        let message = format!("{what} takes {needed} bytes, `kernel.heap_size` is {max}: send less, or raise it");
+        return ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message).coded("body_too_large");
+    }
+    ApiError::unavailable("requests hold all memory that they may: try again").coded("overloaded")
+}
+
+/// Keeps the shares of a request until its answer has been sent, or nobody waits for it any more. An answer that is large and
+/// whole takes a share of its own: a client may read it slowly.
+pub(crate) async fn hold(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let held = HeldShare::default();
     request.extensions_mut().insert(held.clone());
     let response = next.run(request).await;
+    let whole = response.body().size_hint().exact().map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+    if whole >= WHOLE_BYTES
+        && let Err(error) = held.take(&app, whole, "the answer")
+    {
+        return error.into_response();
+    }
     if held.is_empty() { response } else { response.map(|body| Body::new(HeldBody { body, _held: held })) }
 }
 

@@ -38,11 +38,13 @@ mod notify;
 mod ollama;
 mod openai;
 mod own;
+mod patience;
 mod pieces;
 mod routes;
 mod security;
 pub mod sse;
 mod state;
+mod storage;
 mod thinking;
 #[cfg(feature = "tls")]
 mod tls;

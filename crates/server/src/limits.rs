@@ -9,13 +9,16 @@ use http_body_util::BodyExt as _;
 use serde_json::Value as Json;
 
 use crate::error::ApiError;
-use crate::heap::{HeapShare, HeldShare};
+use crate::heap::{HeapShare, HeldShare, too_little};
 use crate::state::App;
 
 /// How long what is too much is read and thrown away, so that a client that is still sending hears why.
 const DISCARD_TIME: Duration = Duration::from_secs(5);
 /// How much of it.
 const DISCARD_BYTES_MAX: usize = 512 << 20;
+
+/// What takes memory, for those who get none.
+const READING: &str = "to read the body";
 
 /// A body that is JSON, of whatever form. Nested deeper than 127 levels it is refused.
 pub struct JsonBody(pub Json);
@@ -32,7 +35,7 @@ impl FromRequest<App> for JsonBody {
         }
         let needed = bytes_as_json(&bytes);
         if !share.resize(needed) {
-            return Err(too_little(needed, app));
+            return Err(too_little(needed, READING, app));
         }
         let body = serde_json::from_slice(&bytes).map_err(|error| {
             ApiError::bad_request(format!("the body is not valid JSON: {error}")).coded("invalid_json")
@@ -46,20 +49,10 @@ impl FromRequest<App> for JsonBody {
 
 /// Bytes that a JSON text holds until its request is answered, at most: its strings as they are sent, as they are read, and as
 /// tokens of four bytes each, and the nodes of its tree, of which each but the first follows one of four characters.
-fn bytes_as_json(text: &[u8]) -> usize {
+pub(crate) fn bytes_as_json(text: &[u8]) -> usize {
     let nodes = 1 + text.iter().filter(|&byte| matches!(byte, b',' | b':' | b'[' | b'{')).count();
     // A list that grows has room for as much again.
     6 * text.len() + 2 * size_of::<Json>() * nodes
-}
-
-/// What is told to whom no share of the memory is left.
-fn too_little(needed: usize, app: &App) -> ApiError {
-    let max = app.heap().max();
-    if needed > max {
-        let message = format!("to read the body takes {needed} bytes, `kernel.heap_size` is {max}: send less");
-        return ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message).coded("body_too_large");
-    }
-    ApiError::unavailable("requests hold all memory that they may: try again").coded("overloaded")
 }
 
 /// A body as it is, within the limits, and its share of the memory.
@@ -92,7 +85,7 @@ pub async fn read_body_within(request: Request, app: &App, bytes_max: usize) -> 
     }
     // The bytes, and once more what is made of them.
     let needed = 2 * declared.unwrap_or(0) as usize;
-    let mut share = app.heap().take(needed).ok_or_else(|| too_little(needed, app))?;
+    let mut share = app.heap().take(needed).ok_or_else(|| too_little(needed, READING, app))?;
     let mut body = body;
     let mut bytes = Vec::with_capacity(declared.unwrap_or(0) as usize);
     let read = async {
@@ -104,7 +97,7 @@ pub async fn read_body_within(request: Request, app: &App, bytes_max: usize) -> 
                 }
                 let needed = 2 * (bytes.len() + data.len());
                 if declared.is_none() && !share.resize(needed) {
-                    return Err(too_little(needed, app));
+                    return Err(too_little(needed, READING, app));
                 }
                 bytes.extend_from_slice(&data);
             }

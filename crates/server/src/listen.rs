@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower_service::Service as _;
 
 use crate::config::{Limits, Listen, ServerConfig, StartError};
+use crate::patience::Patient;
 use crate::security::Peer;
 use crate::state::App;
 #[cfg(feature = "tls")]
@@ -309,6 +310,7 @@ where
         router.clone().call(request)
     });
     let builder = builder(&context.app.config().limits);
+    let stream = Patient::new(stream, context.app.config().limits.write_time);
     let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = async move {
         // Without a sender there is no service any more.

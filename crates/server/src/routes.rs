@@ -45,7 +45,7 @@ pub fn table(app: App) -> Router {
         .merge(ollama())
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
-        .layer(from_fn(heap::hold))
+        .layer(from_fn_with_state(app.clone(), heap::hold))
         .layer(from_fn(survive))
         .layer(from_fn_with_state(app.clone(), security::guard))
         .layer(from_fn_with_state(app.clone(), in_dialect))

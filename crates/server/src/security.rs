@@ -27,8 +27,8 @@ const KEY_FILE_BYTES_MAX: u64 = 1 << 20;
 /// How often a changed file of keys is looked for.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 /// What is answered without a key: that the service is there, and pages that hold no secret.
-const OPEN_PATHS: [&str; 5] = ["/", "/health", "/ready", "/favicon.ico", "/favicon.svg"];
-const OPEN_FOLDERS: [&str; 2] = ["/assets/", "/ui/"];
+const OPEN_PATHS: [&str; 4] = ["/", "/health", "/ready", "/favicon.svg"];
+const OPEN_FOLDER: &str = "/assets/";
 
 /// From where a connection came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,7 +222,7 @@ pub async fn guard(State(app): State<App>, mut request: Request, next: Next) -> 
         return response;
     }
     let path = request.uri().path();
-    let is_open = OPEN_PATHS.contains(&path) || OPEN_FOLDERS.iter().any(|folder| path.starts_with(folder));
+    let is_open = OPEN_PATHS.contains(&path) || path.starts_with(OPEN_FOLDER);
     if let Some(keys) = app.keys()
         && peer != Peer::Unix
         && !is_open

@@ -168,11 +168,10 @@ impl App {
         if let Some(open) = swarms.get(&name) {
             return Ok(Arc::clone(open));
         }
-        let node = self.node().config();
-        let fleet = FleetConfig { threads: node.threads, bytes_max: Some(node.max_memory), settings: None };
-        // On the node's own threads, so that the two take turns and do not fight for cores.
-        let team = Some(Arc::clone(self.node().team()));
-        let swarm = SwarmEngine::open_on(source.folder.as_deref(), &fleet, team)
+        // All swarms together may take half of the memory; what they do take, the node's own models do without.
+        let bytes_max = self.node().config().max_memory / 2 / self.config().swarms.len().max(1) as u64;
+        let fleet = FleetConfig { bytes_max: Some(bytes_max), ..FleetConfig::default() };
+        let swarm = SwarmEngine::open_beside(self.node(), source.folder.as_deref(), &fleet)
             .map_err(|error| ApiError::internal(format!("the model `{name}` cannot be opened: {error}")))?;
         let swarm = Arc::new(swarm);
         swarms.insert(name, Arc::clone(&swarm));

@@ -583,7 +583,8 @@ function codeBlock(node, document, copyButton) {
 
 /**
  * Shows a text that grows. Blocks that are followed by two others are finished and not touched again, so the work for
- * each piece is that of the last blocks only. `finish` renders everything once more, as `parse` sees it.
+ * each piece is that of the last blocks only. What a later line would change in them is not seen: a whole answer is shown
+ * anew.
  */
 export class MarkdownView {
   constructor(element, copyButton) {
@@ -609,13 +610,5 @@ export class MarkdownView {
     const open = Math.max(0, blocks.length - 2);
     if (open > 0) this.settled += blocks[open].line;
     this.tail = nodes.slice(open);
-  }
-
-  finish() {
-    this.element.replaceChildren();
-    this.settled = 0;
-    this.tail = [];
-    const text = this.lines.join("\n");
-    for (const node of parse(text)) this.element.append(toDom(node, this.element.ownerDocument, this.copyButton));
   }
 }

@@ -152,25 +152,6 @@ test("random texts give allowed tags, harmless links and every letter once", () 
   }
 });
 
-test("a text that grows piece by piece ends as the whole", () => {
-  const next = generator(2);
-  for (let round = 0; round < 300; round++) {
-    const text = random(next, 1 + next(80));
-    const grown = new FakeNode("div");
-    const view = new MarkdownView(grown);
-    for (let at = 0; at < text.length; ) {
-      const size = 1 + next(5);
-      view.push(text.slice(at, at + size));
-      view.render();
-      at += size;
-    }
-    view.finish();
-    const whole = new FakeNode("div");
-    for (const node of parse(text)) whole.append(toDom(node, fakeDocument));
-    assert.equal(grown.html, whole.html, JSON.stringify(text));
-  }
-});
-
 test("an ordinary answer is right at every moment while it grows", () => {
   const text = "# Sorting\n\nCall **sorted**:\n\n```python\nsorted([3, 1])\n```\n\n1. It is *stable*.\n2. It makes a new list.\n\n" +
     "| a | b |\n|---|---|\n| 1 | 2 |\n\nEnd.";

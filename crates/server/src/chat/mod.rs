@@ -28,7 +28,6 @@ use crate::error::ApiError;
 use crate::state::{App, blocking};
 
 pub use hublabio_runtime::ai::ToolChoice;
-pub use prepare::MODEL_PATH_SUFFIX;
 use prepare::prepare;
 pub use prepare::{check_tokens, model_name};
 pub use sampling::SamplingChanges;
@@ -111,6 +110,8 @@ pub struct ChatRequest {
     pub logprobs: Option<usize>,
     /// What is asked of a swarm, and only of one.
     pub swarm: SwarmWishes,
+    /// What the reader of the answer should know of the request.
+    pub notes: Vec<String>,
     /// How long the model stays in memory from now on. The experts of a swarm stay as long as no other needs the memory.
     pub keep_alive: KeepAlive,
 }
@@ -132,6 +133,7 @@ impl ChatRequest {
             n: 1,
             logprobs: None,
             swarm: SwarmWishes::default(),
+            notes: Vec::new(),
             keep_alive: KeepAlive::AsBefore,
         }
     }
@@ -144,6 +146,8 @@ pub enum ChatEvent {
     Progress {
         /// Tokens read, the cached ones included.
         read: usize,
+        /// Those of them that did not have to be computed.
+        cached: usize,
         /// Tokens of the prompt.
         total: usize,
     },
@@ -293,7 +297,12 @@ pub struct ChatAnswer {
 ///
 /// # Errors
 /// Whatever is wrong with the request, and 429 when too many wait.
-pub async fn start(app: &App, request: ChatRequest) -> Result<ChatStream, ApiError> {
+pub async fn start(app: &App, mut request: ChatRequest) -> Result<ChatStream, ApiError> {
+    let notes = std::mem::take(&mut request.notes);
+    Ok(ask(app, request).await?.with_notes(notes))
+}
+
+async fn ask(app: &App, request: ChatRequest) -> Result<ChatStream, ApiError> {
     if app.is_ending() {
         return Err(ApiError::unavailable("the service is shutting down").coded("shutting_down"));
     }

@@ -5,18 +5,21 @@ use std::sync::Arc;
 
 use hublabio_runtime::Error;
 use hublabio_runtime::ai::constraint::{ConstraintConfig, ConstraintSource};
-use hublabio_runtime::ai::{ChatQuestion, GenerationConfig, ModelText, OutputParser, TokenId};
+use hublabio_runtime::ai::{ChatQuestion, GenerationConfig, Json, ModelText, OutputParser, TokenId};
 use hublabio_runtime::moe::ModelSource;
 use hublabio_runtime::node::ServedModel;
+use hublabio_runtime::store::name_of_path;
 
 use super::{AnswerFormat, ChatRequest, Input};
 use crate::error::ApiError;
+use crate::fields::in_short;
 use crate::state::App;
 
 /// What a path to a model ends with.
-pub const MODEL_PATH_SUFFIX: &str = ".gguf";
-/// The name in the store that a request means. A path is not followed: `/models/NAME.gguf` means the model `NAME`, so that
-/// programs written for a folder of files work with a store that has the model.
+const MODEL_PATH_SUFFIX: &str = ".gguf";
+
+/// The name in the store that a request means. A path is not followed outside of the store: `/models/NAME.gguf` means the
+/// model `NAME`, so that programs written for a folder of files work with a store that has the model.
 ///
 /// # Errors
 /// 400 for a path that could be meant otherwise.
@@ -40,12 +43,14 @@ pub fn model_name(given: &str, app: &App) -> Result<String, ApiError> {
         }
         return Ok(given.to_owned());
     }
-    let path = Path::new(given);
     let climbs = given.split(['/', '\\']).any(|part| part == "..");
-    match path.file_stem().and_then(|stem| stem.to_str()).filter(|stem| !stem.is_empty()) {
-        Some(stem) if path.is_absolute() && !climbs => Ok(stem.to_owned()),
-        _ => refuse("paths outside the store are not followed"),
+    let name = name_of_path(given);
+    if name.is_empty() || climbs || !Path::new(given).is_absolute() {
+        return refuse("paths outside the store are not followed");
     }
+    // Only the store's folders are looked at. A model that is not there is missed by its name, as any other.
+    let found = app.node().store().and_then(|store| store.find_for_path(given).ok());
+    Ok(found.map_or_else(|| name.to_owned(), |model| model.name))
 }
 
 /// What is needed to generate an answer and to take it apart.
@@ -93,6 +98,7 @@ pub fn prepare(app: &App, name: &str, request: &ChatRequest) -> Result<Prepared,
             });
             let asked = asked.map_err(of_question)?;
             (config.constraint, config.shown_tokens, notes) = (asked.constraint, asked.shown_tokens, asked.notes);
+            notes.extend(unused_variables(text, &request.template_variables));
             (asked.prompt.tokens, Some(asked.parser), asked.call_is_forced)
         }
         Input::Text(raw) => {
@@ -110,6 +116,18 @@ pub fn prepare(app: &App, name: &str, request: &ChatRequest) -> Result<Prepared,
         text.compile_constraint(constraint)?;
     }
     Ok(Prepared { model, prompt, config, parser, call_is_forced, notes })
+}
+
+/// Says which variables change nothing, as the template never names them. Programs send them to whatever model there is.
+fn unused_variables(text: &ModelText, variables: &[(String, Json)]) -> Vec<String> {
+    let Ok(template) = text.chat_template() else { return Vec::new() };
+    let unused = variables.iter().filter(|(name, _)| !template.source().contains(name.as_str()));
+    unused
+        .map(|(name, _)| {
+            let name = in_short(name);
+            format!("`chat_template_kwargs.{name}` changes nothing: the model's template does not know it")
+        })
+        .collect()
 }
 
 /// Of all constraints only that of the tools is made with the question.

@@ -25,6 +25,8 @@ pub struct ChatStream {
     open: usize,
     asked: Instant,
     first_token_seen: bool,
+    /// What every answer notes.
+    notes: Vec<String>,
 }
 
 /// One of the answers.
@@ -96,6 +98,7 @@ impl ChatStream {
             pending: VecDeque::new(),
             asked,
             first_token_seen: false,
+            notes: Vec::new(),
         }
     }
 
@@ -110,6 +113,12 @@ impl ChatStream {
     pub fn with_whole_calls(mut self) -> Self {
         self.choices.iter_mut().for_each(|choice| choice.calls.hold());
         self
+    }
+
+    /// The same with notes that come before those of its answers.
+    #[must_use]
+    pub(super) fn with_notes(self, notes: Vec<String>) -> Self {
+        Self { notes, ..self }
     }
 
     /// The name of the model that answers.
@@ -166,7 +175,10 @@ impl ChatStream {
         }
     }
 
-    fn end(&mut self, choice: usize, last: ChatEvent) {
+    fn end(&mut self, choice: usize, mut last: ChatEvent) {
+        if let ChatEvent::Done(done) = &mut last {
+            done.notes.splice(..0, self.notes.iter().cloned());
+        }
         if !std::mem::replace(&mut self.choices[choice].ended, true) {
             self.open -= 1;
             self.pending.push_back((choice, last));
@@ -175,14 +187,16 @@ impl ChatStream {
 
     fn take(&mut self, choice: usize, raw: Raw) {
         match raw {
+            // A swarm that was given up says so in words of its own.
+            Raw::Event(ChatEvent::Failed(_)) if self.receiver.was_too_much() => self.end(choice, unread()),
             Raw::Event(event @ (ChatEvent::Done(_) | ChatEvent::Failed(_))) => self.end(choice, event),
             Raw::Event(event @ ChatEvent::Experts(_)) => self.pending.push_back((choice, event)),
             Raw::Event(event) => {
                 self.see_token();
                 self.pending.push_back((choice, event));
             }
-            Raw::Node(AnswerEvent::Progress { read, total }) => {
-                self.pending.push_back((choice, ChatEvent::Progress { read, total }));
+            Raw::Node(AnswerEvent::Progress { read, cached, total }) => {
+                self.pending.push_back((choice, ChatEvent::Progress { read, cached, total }));
             }
             Raw::Node(AnswerEvent::Piece { text, token, logprobs }) => {
                 if token.is_some() {
@@ -195,8 +209,7 @@ impl ChatStream {
             Raw::Node(AnswerEvent::Done(generation))
                 if generation.finish == Finish::Cancelled && self.receiver.was_too_much() =>
             {
-                let message = "the answer was given up because what was written was not read: read it as it comes";
-                self.end(choice, ChatEvent::Failed(ApiError::unavailable(message).coded("unread")));
+                self.end(choice, unread());
             }
             Raw::Node(AnswerEvent::Done(generation)) => {
                 let rest = self.choices[choice].parser.take().map(OutputParser::finish).unwrap_or_default();
@@ -349,4 +362,10 @@ impl Draft {
         let done = done.ok_or_else(|| ApiError::internal("the model stopped without an answer: try again"))?;
         Ok(ChatAnswer { text, reasoning, tool_calls, logprobs, done })
     }
+}
+
+/// Why an answer ended that nobody read.
+fn unread() -> ChatEvent {
+    let message = "the answer was given up because what was written was not read: read it as it comes";
+    ChatEvent::Failed(ApiError::unavailable(message).coded("unread"))
 }

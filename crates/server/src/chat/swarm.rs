@@ -78,7 +78,7 @@ pub(super) async fn start(
             }
         });
         // Who is gone needs no answer.
-        let _ = sender.send(Raw::Event(last_event(answer, asked_for.max_tokens, asked)));
+        let _ = sender.send(Raw::Event(last_event(answer, asked)));
     });
     Ok(ChatStream::of_events(app, name, receiver, asked))
 }
@@ -128,24 +128,24 @@ impl Question {
     }
 }
 
-fn last_event(answer: Result<SwarmAnswer, Error>, max_tokens: Option<usize>, asked: Instant) -> ChatEvent {
+fn last_event(answer: Result<SwarmAnswer, Error>, asked: Instant) -> ChatEvent {
     match answer {
-        Ok(answer) => ChatEvent::Done(Box::new(done(answer, max_tokens, asked))),
+        Ok(answer) => ChatEvent::Done(Box::new(done(answer, asked))),
         Err(Error::Swarm(MoeError::Cancelled)) => ChatEvent::Failed(ApiError::internal("the question was given up")),
         Err(error) => ChatEvent::Failed(error.into()),
     }
 }
 
-fn done(answer: SwarmAnswer, max_tokens: Option<usize>, asked: Instant) -> ChatDone {
+fn done(answer: SwarmAnswer, asked: Instant) -> ChatDone {
     let completion_tokens = answer.usage.iter().map(|(_, usage)| usage.tokens).sum();
-    let is_cut = |id| answer.usage.iter().any(|(of, usage)| *of == id && max_tokens.is_some_and(|n| usage.tokens >= n));
+    let is_cut = |id| answer.usage.iter().any(|(of, usage)| *of == id && usage.cut);
     let contributions = answer.synthesis.contributions;
     let cut = !contributions.is_empty() && contributions.iter().all(|part| is_cut(part.expert));
     let stats =
         Stats { generated_tokens: completion_tokens, decode_s: asked.elapsed().as_secs_f64(), ..Stats::default() };
     ChatDone {
         finish: if cut { ChatFinish::Length } else { ChatFinish::End },
-        prompt_tokens: 0,
+        prompt_tokens: answer.usage.iter().map(|(_, usage)| usage.prompt_tokens).sum(),
         cached_tokens: 0,
         completion_tokens,
         reasoning_tokens: 0,

@@ -22,7 +22,7 @@ use serde_json::{Value as Json, json};
 use tokio::sync::{Notify, mpsc};
 use utoipa::ToSchema;
 
-use super::http::{Id, Store, now_ms, read_json};
+use super::http::{Id, Store, memory_of, now_ms, read_json};
 use super::record::{object, objects, optional_object};
 use super::store::check_place;
 use super::{
@@ -31,6 +31,7 @@ use super::{
 };
 use crate::chat::{self, ChatDone, ChatEvent, ChatFinish, ChatRequest, ChatStream, Input, SamplingChanges};
 use crate::error::{ApiError, Dialect};
+use crate::heap::HeldShare;
 use crate::limits::JsonBody;
 use crate::sse::{self, EventSource};
 use crate::state::{App, blocking};
@@ -98,13 +99,19 @@ pub struct UnkeptMessage {
 pub(crate) async fn answer(
     State(app): State<App>,
     Store(store): Store,
+    held: HeldShare,
     Id(id): Id,
     body: JsonBody,
 ) -> Result<Response, ApiError> {
     let request: AnswerRequest = read_json(body)?;
     let asker = store.clone();
     let conversation_id = id.clone();
-    let (question, mut asked) = blocking(move || prepare(&asker, &conversation_id, request)).await?;
+    let memory = app.clone();
+    let (question, mut asked) = blocking(move || {
+        held.take(&memory, memory_of(&asker.head(&conversation_id)?), "to read the conversation")?;
+        prepare(&asker, &conversation_id, request)
+    })
+    .await?;
     fit_to_model(&app, &mut asked)?;
     let stop = app.conversations().begin(&id)?;
     let running = Running { app: app.clone(), id: id.clone(), stop };
@@ -355,7 +362,7 @@ impl Writer {
             self.first_token_ms = u64::try_from(self.begun.elapsed().as_millis()).ok();
         }
         let text = match event {
-            ChatEvent::Progress { read, total } => {
+            ChatEvent::Progress { read, total, .. } => {
                 return Some(self::event("progress", &json!({ "read": read, "total": total })));
             }
             ChatEvent::Experts(names) => return Some(self::event("experts", &json!({ "names": names }))),
@@ -363,12 +370,7 @@ impl Writer {
                 self.answer.reasoning.push_str(&text);
                 return Some(self::event("reasoning", &json!({ "text": text })));
             }
-            ChatEvent::Text(text) => text,
-            // The page offers no tools. A model that calls one all the same is shown, not hidden.
-            ChatEvent::ToolCallBegin { name, .. } => format!("\n\nCall of `{name}`:\n\n```json\n"),
-            ChatEvent::ToolCallArguments { delta, .. } => delta,
-            ChatEvent::ToolCallEnd { .. } => String::from("\n```\n"),
-            _ => return None,
+            event => shown(event)?,
         };
         self.answer.text.push_str(&text);
         Some(self::event("delta", &json!({ "text": text })))
@@ -416,6 +418,19 @@ impl Writer {
     }
 }
 
+/// What of an event is text of the answer.
+fn shown(event: ChatEvent) -> Option<String> {
+    Some(match event {
+        ChatEvent::Text(text) => text,
+        // The page offers no tools. A model that calls one all the same is shown, not hidden.
+        ChatEvent::ToolCallBegin { name, .. } => format!("\n\nCall of `{name}`:\n\n```json\n"),
+        ChatEvent::ToolCallArguments { delta, .. } => delta,
+        // One that breaks off ends, too: what comes after it is no part of the code.
+        ChatEvent::ToolCallEnd { .. } | ChatEvent::ToolCallBroken { .. } => String::from("\n```\n"),
+        _ => return None,
+    })
+}
+
 /// Writes down how a whole answer ended and what it cost.
 fn complete(answer: &mut Message, done: ChatDone, first_token_ms: Option<u64>, context_tokens: Option<u64>) {
     answer.finish = Some(match done.finish {
@@ -452,5 +467,24 @@ struct Events(mpsc::Receiver<Event>);
 impl EventSource for Events {
     async fn next(&mut self) -> Option<Vec<Event>> {
         Some(vec![self.0.recv().await?])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_breaks_off_does_not_make_code_of_what_follows() {
+        for end in [ChatEvent::ToolCallEnd { index: 0 }, ChatEvent::ToolCallBroken { index: 0 }] {
+            let events = [
+                ChatEvent::ToolCallBegin { index: 0, id: "1".into(), name: "f".into() },
+                ChatEvent::ToolCallArguments { index: 0, delta: "{\"a".into() },
+                end,
+                ChatEvent::Text("Sorry.".into()),
+            ];
+            let text: String = events.into_iter().filter_map(shown).collect();
+            assert_eq!(text, "\n\nCall of `f`:\n\n```json\n{\"a\n```\nSorry.");
+        }
     }
 }

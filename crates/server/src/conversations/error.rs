@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::record::{ConversationId, MessageId};
+use crate::storage::{StorageError, is_full};
 
 /// The result of an operation of the store.
 pub type Result<T> = std::result::Result<T, StoreError>;
@@ -95,8 +96,13 @@ pub(super) fn storage(error: impl Into<redb::Error>) -> StoreError {
     if is_full(&error) { StoreError::DiskFull } else { StoreError::Storage(Box::new(error)) }
 }
 
-/// Whether the disk, or what of it may be used, is full.
-pub(super) fn is_full(error: &redb::Error) -> bool {
-    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    matches!(error, redb::Error::Io(error) if matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge))
+impl From<StorageError> for StoreError {
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::InUse(path) => Self::InUse(path),
+            StorageError::NotADatabase { path, reason } => Self::NotAStore { path, reason },
+            StorageError::File { path, source } => Self::File { path, source },
+            StorageError::Database(error) => storage(*error),
+        }
+    }
 }

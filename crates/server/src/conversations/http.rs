@@ -29,6 +29,7 @@ use super::{
     export_markdown,
 };
 use crate::error::ApiError;
+use crate::heap::HeldShare;
 use crate::limits::{JsonBody, read_body_within};
 use crate::security::{Client, is_of_foreign_page};
 use crate::state::{App, blocking};
@@ -242,15 +243,22 @@ pub(crate) struct OpenConversation {
     writing: bool,
 }
 
+/// Bytes of memory that a conversation takes while it is read: its records, and their texts.
+pub(super) fn memory_of(head: &ConversationHead) -> usize {
+    usize::try_from(head.bytes).unwrap_or(usize::MAX).saturating_mul(2)
+}
+
 /// A conversation with all branches.
 #[utoipa::path(get, path = "/api/conversations/{id}", tag = "conversations", params(("id" = String, Path)), responses(
     (status = 200, body = OpenConversation, description = "The conversation")))]
 pub(crate) async fn read(
     State(app): State<App>,
     Store(store): Store,
+    held: HeldShare,
     Id(id): Id,
 ) -> Result<Json<OpenConversation>, ApiError> {
     blocking(move || {
+        held.take(&app, memory_of(&store.head(&id)?), "to read the conversation")?;
         // Asked first: an answer that ends in between is among the messages then.
         let writing = app.conversations().is_writing(&id);
         Ok(Json(OpenConversation { conversation: store.get(&id)?, writing }))

@@ -1,11 +1,9 @@
 //! Conversations of the web page, kept on this machine.
 //!
 //! The room knows no sockets but the ones that axum hands it, and no model but through the neutral path of `chat`. Begin
-//! at `record.rs`, which says what a conversation is; `store.rs` keeps it (in the file of `disk.rs`), `search.rs` finds it, `transfer.rs` writes and
-//! reads files of it.
+//! at `record.rs`, which says what a conversation is; `store.rs` keeps it, `search.rs` finds it, `transfer.rs` writes and reads files of it.
 
 pub(crate) mod answer;
-mod disk;
 mod error;
 pub(crate) mod http;
 mod record;

@@ -435,7 +435,7 @@ impl Default for StoreLimits {
             message_bytes: 1 << 20,
             attachments: 16,
             messages: 4_000,
-            // So that a file of one always fits into the body of an import.
+            // A file that holds one fits into the body of an import, a quarter of `kernel.heap_size`, from 50 MiB of that on.
             conversation_bytes: 12 << 20,
             conversations: 10_000,
             total_bytes: 512 << 20,

@@ -15,20 +15,19 @@
 //! another owner; limits count all of them together.
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::disk::{Disk, create_folder};
 use super::error::{Result, StoreError, storage};
 use super::record::{
     Conversation, ConversationChange, ConversationHead, ConversationId, Message, MessageId, NewConversation, Role,
     StoreLimits, title_of,
 };
+use crate::storage::{Storage, open_distrusted};
 
 /// The name of the file in the data folder.
 pub const FILE_NAME: &str = "conversations.redb";
@@ -53,7 +52,8 @@ pub struct ConversationStore {
 
 /// The file, which all owners share.
 struct Shared {
-    disk: Disk,
+    path: PathBuf,
+    disk: Storage,
     limits: StoreLimits,
 }
 
@@ -91,18 +91,13 @@ impl PageCursor {
 impl ConversationStore {
     /// Opens the store of a folder, or begins one. Both are readable by their owner only.
     pub fn open(folder: &Path, limits: StoreLimits) -> Result<Self> {
-        create_folder(folder)?;
         let path = folder.join(FILE_NAME);
-        // The database was not written for files that somebody made: what it asserts of a page must not end the service.
-        let opened = catch_unwind(AssertUnwindSafe(|| Self::open_file(&path, limits)));
-        opened.unwrap_or_else(|_| {
-            Err(StoreError::NotAStore { path: path.clone(), reason: String::from("its pages contradict each other") })
-        })
+        open_distrusted(&path, || Self::open_file(&path, limits))
     }
 
     fn open_file(path: &Path, limits: StoreLimits) -> Result<Self> {
         let file_bytes = std::fs::metadata(path).map_or(0, |file| file.len());
-        let shared = Shared { disk: Disk::open(path, limits.cache_bytes)?, limits };
+        let shared = Shared { path: path.to_owned(), disk: Storage::open(path, limits.cache_bytes)?, limits };
         let stored_bytes = shared.prepare().map_err(|error| match error {
             StoreError::Storage(error) => StoreError::NotAStore { path: path.to_owned(), reason: error.to_string() },
             error => error,
@@ -129,7 +124,7 @@ impl ConversationStore {
 
     /// Where.
     pub fn path(&self) -> &Path {
-        self.shared.disk.path()
+        &self.shared.path
     }
 
     /// Bytes of all messages.
@@ -368,7 +363,7 @@ impl ConversationStore {
     }
 
     pub(super) fn read(&self) -> Result<ReadTransaction> {
-        self.shared.disk.begin_read()
+        Ok(self.shared.disk.begin_read()?)
     }
 
     fn tables<'t>(&'t self, transaction: &'t WriteTransaction) -> Result<Tables<'t>> {
@@ -405,7 +400,7 @@ impl Shared {
                 }
                 Some(FORMAT) => {}
                 Some(found) => {
-                    return Err(StoreError::Version { path: self.disk.path().to_owned(), found, expected: FORMAT });
+                    return Err(StoreError::Version { path: self.path.clone(), found, expected: FORMAT });
                 }
             }
             stored_bytes = totals.get("bytes").map_err(storage)?.map_or(0, |value| value.value());
@@ -567,6 +562,29 @@ pub(super) fn heads(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::tests::IS_FULL;
+
+    #[test]
+    fn a_disk_that_was_full_for_a_while_loses_nothing_and_is_used_again() {
+        let folder = std::env::temp_dir().join(format!("hublab-full-{}", std::process::id()));
+        let store = ConversationStore::open(&folder, StoreLimits::default()).unwrap();
+        let id = store.create(NewConversation::default(), 1).unwrap().id;
+        let kept = store.append(&id, Message::user(None, "What does tar do?"), 2).unwrap().1;
+        IS_FULL.set(true);
+        for _ in 0..3 {
+            let error = store.append(&id, Message::assistant(kept.id, "x".repeat(100_000)), 3).unwrap_err();
+            assert!(matches!(error, StoreError::DiskFull), "{error}");
+        }
+        IS_FULL.set(false);
+        assert_eq!(store.get(&id).unwrap().messages, std::slice::from_ref(&kept));
+        let answer = store.append(&id, Message::assistant(kept.id, "An archiving utility."), 4).unwrap().1;
+        store.check().unwrap();
+        drop(store);
+        let store = ConversationStore::open(&folder, StoreLimits::default()).unwrap();
+        assert_eq!(store.get(&id).unwrap().messages, [kept, answer]);
+        drop(store);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
 
     #[test]
     fn one_damaged_record_hides_no_other_and_can_be_deleted() {

@@ -133,6 +133,7 @@ pub async fn answer(app: &App, asked: Asked<'_>) -> Result<Response, ApiError> {
         sampling: options.sampling,
         max_tokens: options.max_tokens,
         stop: options.stop,
+        notes: options.notes,
         logprobs,
         swarm,
         keep_alive: stay,

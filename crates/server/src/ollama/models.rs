@@ -124,8 +124,11 @@ pub async fn show(State(app): State<App>, JsonBody(body): JsonBody) -> Result<Js
     request::says_nothing(&fields, "system", "is not supported: a model is described as it is")?;
     request::says_nothing(&fields, "template", "is not supported: a model is described as it is")?;
     request::says_nothing(&fields, "options", "is not supported: a model is described as it is")?;
-    // The vocabulary, which it would add, can be had from /api/tokenize.
-    fields.finish(&["verbose"])?;
+    if fields.flag("verbose")? == Some(true) {
+        let message = "`verbose` can only be false: vocabularies and lists of tensors are not sent";
+        return Err(ApiError::field("verbose", message).coded("unsupported_value"));
+    }
+    fields.finish(&[])?;
     let meant = request::find(&app, given).await?;
     if meant.context.is_none() {
         return Ok(JsonResponse(ShowResponse {

@@ -109,6 +109,8 @@ pub struct Options {
     pub sampling: SamplingChanges,
     pub max_tokens: Option<usize>,
     pub stop: Vec<String>,
+    /// What the reader of the answer should know.
+    pub notes: Vec<String>,
 }
 
 /// Reads `options`, every one of them.
@@ -124,11 +126,16 @@ pub fn options(fields: &Fields<'_>, context: Option<usize>) -> Result<Options, A
         let message = "`options.tfs_z` can only be 1: tail-free sampling is not here, `min_p` does its work";
         return Err(ApiError::field("options.tfs_z", message).coded("unsupported_value"));
     }
-    if let (Some(asked), Some(context)) = (given.count("num_ctx")?, context)
-        && asked > context
-    {
-        let message = format!("`options.num_ctx` is {asked}: this service has {context} positions for the model");
-        return Err(ApiError::field("options.num_ctx", message).coded("unsupported_value"));
+    let mut notes = Vec::new();
+    match (given.count("num_ctx")?, context) {
+        (Some(asked), Some(context)) if asked > context => {
+            let message = format!("`options.num_ctx` is {asked}: this service has {context} positions for the model");
+            return Err(ApiError::field("options.num_ctx", message).coded("unsupported_value"));
+        }
+        // Programs send it with every question.
+        (Some(_), None) => notes
+            .push("`options.num_ctx` changes nothing: each expert of the swarm has a context of its own".to_owned()),
+        _ => {}
     }
     let max_tokens = match given.integer("num_predict")? {
         // Without limit, and up to the end of the context, which is one and the same here.
@@ -160,7 +167,7 @@ pub fn options(fields: &Fields<'_>, context: Option<usize>) -> Result<Options, A
     };
     let stop = given.texts("stop")?.unwrap_or_default();
     given.finish(&INERT_OPTIONS)?;
-    Ok(Options { sampling, max_tokens, stop })
+    Ok(Options { sampling, max_tokens, stop, notes })
 }
 
 /// The form that an answer must have: `"json"`, or a schema.
@@ -233,6 +240,10 @@ pub async fn load(app: &App, meant: Meant, stay: KeepAlive) -> Result<&'static s
     let free = stay == KeepAlive::For(Duration::ZERO);
     blocking(move || {
         match app.swarm_source(&meant.name).cloned() {
+            Some(_) if free => {
+                let message = "the experts of a swarm leave memory when others need it: `keep_alive` cannot be 0 here";
+                return Err(ApiError::field("keep_alive", message).coded("unsupported_value"));
+            }
             Some(source) => app.open_swarm(&source).map(drop)?,
             None if free => drop(app.node().unload(&meant.name)?),
             None => app.node().load(&meant.name, stay)?,

@@ -12,7 +12,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use hublabio_runtime::store::ModelStore;
-use hublabio_runtime::store::pull::{PullConfig, PullEvent, PullOptions};
+use hublabio_runtime::store::pull::{PullConfig, PullEvent, PullOptions, names_known_registry};
 use hublabio_sdk::wire::ollama::{CopyRequest, DeleteRequest, ErrorBody, Progress, PullRequest};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -49,7 +49,8 @@ pub async fn copy(State(app): State<App>, JsonBody(body): JsonBody) -> Result<St
     if source.context.is_none() {
         return Err(ApiError::field("source", "a swarm has one name").coded("unsupported_value"));
     }
-    let destination = model_name(destination, &app).map_err(|error| error.about("destination"))?;
+    // A name that is to be is no path to a model that is.
+    let destination = destination.to_owned();
     blocking(move || Ok(store(&app)?.add_alias(&source.name, &destination)?)).await?;
     Ok(StatusCode::OK)
 }
@@ -118,8 +119,7 @@ pub async fn pull(State(app): State<App>, JsonBody(body): JsonBody) -> Result<Re
             "this service opens no connection for a client, unless its operator allows it (--allow-pull, `server.allow_pull`)",
         );
     };
-    if given.contains("://") && !["hf://", "ollama://"].iter().any(|known| given.starts_with(known)) {
-        // An address could be one that only this machine reaches.
+    if !names_known_registry(&given) {
         return refuse("this service fetches from Hugging Face and Ollama's registry only");
     }
     store(&app)?;

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse as _, Response};
 use hublabio_runtime::ai::Json;
 use hublabio_sdk::wire::openai::{
     ChatChoice, ChatChunkChoice, ChatCompletion, ChatCompletionChunk, ChatLogprobs, DONE, Delta, FinishReason,
-    FunctionCall, FunctionCallDelta, Hublab, ResponseMessage, ToolCall, ToolCallDelta,
+    FunctionCall, FunctionCallDelta, ResponseMessage, ToolCall, ToolCallDelta,
 };
 
 use super::request::{self, Delivery, INERT};
@@ -48,7 +48,7 @@ pub async fn completions(State(app): State<App>, JsonBody(body): JsonBody) -> Re
     let answers = stream.collect().await?;
     let mut spent = Spent::default();
     answers.iter().for_each(|answer| spent.add(&answer.done));
-    let hublab = joined(answers.iter().map(|answer| &answer.done));
+    let hublab = write::joined(answers.iter().map(|answer| &answer.done));
     let choices = answers.into_iter().enumerate().map(|(index, answer)| choice(index, answer, with_logprobs));
     Ok(JsonResponse(ChatCompletion {
         id,
@@ -76,9 +76,12 @@ fn read(app: &App, body: &Json) -> Result<Asked, ApiError> {
     let model = request::model(&fields)?;
     let messages = request::messages(app, &fields)?;
     let swarm = request::hublab(&fields)?;
+    let tools = request::tools(&fields)?;
+    let tool_choice = request::tool_choice(&fields)?;
     let request = ChatRequest {
-        tools: request::tools(&fields)?,
-        tool_choice: request::tool_choice(&fields)?,
+        notes: request::strict_note(&tools, &tool_choice).into_iter().collect(),
+        tools,
+        tool_choice,
         parallel_tool_calls: fields.flag("parallel_tool_calls")?,
         format: request::answer_format(&fields)?,
         template_variables: template_variables(&fields)?,
@@ -149,19 +152,6 @@ fn choice(index: usize, answer: ChatAnswer, with_logprobs: bool) -> ChatChoice {
     }
 }
 
-/// The field `hublab` of several answers: the first one's, with what the others have to note.
-fn joined<'a>(mut answers: impl Iterator<Item = &'a ChatDone>) -> Option<Hublab> {
-    let mut first = write::hublab(answers.next()?);
-    for other in answers {
-        for note in &other.notes {
-            if !first.notes.contains(note) {
-                first.notes.push(note.clone());
-            }
-        }
-    }
-    Some(first)
-}
-
 /// A streamed answer in chunks.
 struct Chunks {
     stream: ChatStream,
@@ -225,10 +215,10 @@ impl Chunks {
             out.push(self.delta(index, delta, None));
         }
         match event {
-            ChatEvent::Progress { read, total } => {
+            ChatEvent::Progress { read, cached, total } => {
                 if self.delivery.progress {
                     let mut chunk = self.chunk(Vec::new());
-                    chunk.prompt_progress = Some(write::prompt_progress(read, total, self.begun));
+                    chunk.prompt_progress = Some(write::prompt_progress(read, cached, total, self.begun));
                     out.push(sse::json_event(&chunk));
                 }
             }
@@ -268,7 +258,7 @@ impl Chunks {
                         finish_reason: Some(finish),
                     };
                     let mut chunk = self.chunk(vec![choice]);
-                    chunk.hublab = joined(self.done.iter());
+                    chunk.hublab = write::joined(self.done.iter());
                     out.push(sse::json_event(&chunk));
                 } else {
                     out.push(self.delta(index, Delta::default(), Some(finish)));
@@ -294,7 +284,7 @@ impl Chunks {
         if self.delivery.include_usage {
             let mut chunk = self.chunk(Vec::new());
             chunk.usage = Some(self.spent.usage());
-            chunk.hublab = joined(self.done.iter());
+            chunk.hublab = write::joined(self.done.iter());
             out.push(sse::json_event(&chunk));
         }
         out.push(Event::default().data(DONE));

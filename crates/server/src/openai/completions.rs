@@ -1,6 +1,9 @@
 //! `/v1/completions`: a text that goes on, without a conversation's form.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Instant;
 
 use axum::Json as JsonResponse;
@@ -9,13 +12,14 @@ use axum::response::sse::Event;
 use axum::response::{IntoResponse as _, Response};
 use hublabio_runtime::ai::Json;
 use hublabio_sdk::wire::openai::{
-    Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, DONE, FinishReason, Hublab,
+    Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, DONE, FinishReason, Hublab, PromptProgress,
+    Usage,
 };
 
 use super::embeddings::{Piece, pieces};
 use super::request::{self, Delivery, INERT};
 use super::write::{self, Spent};
-use crate::chat::{self, ChatEvent, ChatRequest, ChatStream, Input, TokenProbability};
+use crate::chat::{self, ChatDone, ChatEvent, ChatRequest, ChatStream, Input, TokenProbability};
 use crate::error::{ApiError, Dialect};
 use crate::fields::Fields;
 use crate::limits::JsonBody;
@@ -54,14 +58,12 @@ pub async fn completions(State(app): State<App>, JsonBody(body): JsonBody) -> Re
         echo: asked.echo,
         logprobs: asked.logprobs,
         n,
-        streams: streams.into_iter().collect(),
-        at: 0,
+        prompts: streams.into_iter().map(Prompt::new).collect(),
+        next: 0,
         begun: Instant::now(),
         offsets: BTreeMap::new(),
         tokens: BTreeMap::new(),
-        spent_here: Spent::default(),
-        spent: Spent::default(),
-        hublab: None,
+        done: BTreeMap::new(),
         ended: false,
     };
     if asked.delivery.stream {
@@ -141,7 +143,21 @@ fn read(body: &Json) -> Result<Asked, ApiError> {
     Ok(Asked { requests: requests.collect(), delivery, echo, logprobs: logprobs.is_some() })
 }
 
-/// The answers to all prompts, one prompt's after the other's; they are computed together.
+/// One of the prompts, and the answers to it.
+struct Prompt {
+    stream: ChatStream,
+    read: usize,
+    cached: usize,
+    total: usize,
+}
+
+impl Prompt {
+    fn new(stream: ChatStream) -> Self {
+        Self { read: 0, cached: 0, total: stream.prompt_tokens(), stream }
+    }
+}
+
+/// The answers to all prompts, each piece as it comes: they are computed together, and what is not read is given up.
 struct Answers {
     id: String,
     created: u64,
@@ -150,17 +166,16 @@ struct Answers {
     echo: Option<Vec<String>>,
     logprobs: bool,
     n: usize,
-    streams: Vec<ChatStream>,
-    /// The prompt whose answers come now.
-    at: usize,
+    prompts: Vec<Prompt>,
+    /// The prompt that is listened to first, each in its turn: one that always has something must not silence the others.
+    next: usize,
     begun: Instant,
     /// Characters that each answer has so far.
     offsets: BTreeMap<usize, u64>,
     /// Tokens of each answer whose text is not told yet.
     tokens: BTreeMap<usize, Vec<TokenProbability>>,
-    spent_here: Spent,
-    spent: Spent,
-    hublab: Option<Hublab>,
+    /// How each answer ended.
+    done: BTreeMap<usize, ChatDone>,
     ended: bool,
 }
 
@@ -173,32 +188,57 @@ struct Growth {
 
 enum Turn {
     Growth(Growth),
-    Progress { read: usize, total: usize },
+    Progress,
     Failed(ApiError),
     Nothing,
     End,
 }
 
 impl Answers {
+    /// The next event of any prompt: the prompt's number, its answer's, and the event.
+    async fn event(&mut self) -> Option<(usize, usize, ChatEvent)> {
+        let Self { prompts, next, .. } = self;
+        let n = prompts.len();
+        poll_fn(|context| {
+            let mut all_ended = true;
+            for at in (0..n).map(|step| (*next + step) % n) {
+                // A stream loses nothing when its future is dropped.
+                match pin!(prompts[at].stream.next()).poll(context) {
+                    Poll::Ready(Some((choice, event))) => {
+                        *next = (at + 1) % n;
+                        return Poll::Ready(Some((at, choice, event)));
+                    }
+                    Poll::Ready(None) => {}
+                    Poll::Pending => all_ended = false,
+                }
+            }
+            if all_ended { Poll::Ready(None) } else { Poll::Pending }
+        })
+        .await
+    }
+
     async fn turn(&mut self) -> Turn {
-        let Some(stream) = self.streams.get_mut(self.at) else { return Turn::End };
-        let Some((choice, event)) = stream.next().await else {
-            self.at += 1;
-            self.spent.join(&std::mem::take(&mut self.spent_here));
-            return Turn::Nothing;
-        };
-        let index = self.at * self.n + choice;
+        let Some((at, choice, event)) = self.event().await else { return Turn::End };
+        let index = at * self.n + choice;
+        let prompt = &mut self.prompts[at];
         match event {
-            ChatEvent::Progress { read, total } => Turn::Progress { read, total },
-            ChatEvent::Text(text) | ChatEvent::Reasoning(text) => Turn::Growth(Growth { index, text, finish: None }),
+            ChatEvent::Progress { read, cached, total } => {
+                (prompt.read, prompt.cached, prompt.total) = (prompt.read.max(read), cached, total);
+                Turn::Progress
+            }
+            ChatEvent::Text(text) | ChatEvent::Reasoning(text) => {
+                // The end of a prompt is not told by itself.
+                prompt.read = prompt.total;
+                Turn::Growth(Growth { index, text, finish: None })
+            }
             ChatEvent::LogProbs(found) => {
                 self.tokens.entry(index).or_default().extend(found);
                 Turn::Nothing
             }
             ChatEvent::Done(done) => {
-                self.spent_here.add(&done);
-                self.hublab.get_or_insert_with(|| write::hublab(&done));
-                Turn::Growth(Growth { index, text: String::new(), finish: Some(write::finish_reason(&done.finish)) })
+                let finish = Some(write::finish_reason(&done.finish));
+                self.done.insert(index, *done);
+                Turn::Growth(Growth { index, text: String::new(), finish })
             }
             ChatEvent::Failed(error) => Turn::Failed(error),
             // No tools are offered, so none is called; who is asked is told at the end.
@@ -208,6 +248,27 @@ impl Answers {
             | ChatEvent::ToolCallEnd { .. }
             | ChatEvent::ToolCallBroken { .. } => Turn::Nothing,
         }
+    }
+
+    /// What all answers took; each prompt counts once.
+    fn usage(&self) -> Usage {
+        let mut spent = Spent::default();
+        for at in 0..self.prompts.len() {
+            let mut here = Spent::default();
+            self.done.range(at * self.n..(at + 1) * self.n).for_each(|(_, done)| here.add(done));
+            spent.join(&here);
+        }
+        spent.usage()
+    }
+
+    fn hublab(&self) -> Option<Hublab> {
+        write::joined(self.done.values())
+    }
+
+    /// How much of all prompts has been read.
+    fn progress(&self) -> PromptProgress {
+        let sum = |of: fn(&Prompt) -> usize| self.prompts.iter().map(of).sum();
+        write::prompt_progress(sum(|it| it.read), sum(|it| it.cached), sum(|it| it.total), self.begun)
     }
 
     fn choice(&mut self, growth: Growth) -> CompletionChoice {
@@ -248,14 +309,14 @@ impl Answers {
                     }
                 }
                 Turn::Failed(error) => return Err(error),
-                Turn::Progress { .. } | Turn::Nothing => {}
+                Turn::Progress | Turn::Nothing => {}
                 Turn::End => break,
             }
         }
         whole.sort_by_key(|choice| choice.index);
         let mut completion = self.completion(whole);
-        completion.usage = Some(self.spent.usage());
-        completion.hublab = self.hublab;
+        completion.usage = Some(self.usage());
+        completion.hublab = self.hublab();
         Ok(completion)
     }
 }
@@ -293,14 +354,19 @@ impl EventSource for Answers {
         Some(match self.turn().await {
             Turn::Growth(growth) => {
                 let choice = self.choice(growth);
-                vec![sse::json_event(&self.completion(vec![choice]))]
-            }
-            Turn::Progress { read, total } if self.delivery.progress => {
-                let mut piece = self.completion(Vec::new());
-                piece.prompt_progress = Some(write::prompt_progress(read, total, self.begun));
+                let is_last = self.done.len() == self.prompts.len() * self.n;
+                let mut piece = self.completion(vec![choice]);
+                if is_last && !self.delivery.include_usage {
+                    piece.hublab = self.hublab();
+                }
                 vec![sse::json_event(&piece)]
             }
-            Turn::Progress { .. } | Turn::Nothing => Vec::new(),
+            Turn::Progress if self.delivery.progress => {
+                let mut piece = self.completion(Vec::new());
+                piece.prompt_progress = Some(self.progress());
+                vec![sse::json_event(&piece)]
+            }
+            Turn::Progress | Turn::Nothing => Vec::new(),
             Turn::Failed(error) => {
                 self.ended = true;
                 vec![sse::json_event(&error.body(Dialect::OpenAi))]
@@ -310,8 +376,8 @@ impl EventSource for Answers {
                 let mut events = Vec::new();
                 if self.delivery.include_usage {
                     let mut piece = self.completion(Vec::new());
-                    piece.usage = Some(self.spent.usage());
-                    piece.hublab = self.hublab.take();
+                    piece.usage = Some(self.usage());
+                    piece.hublab = self.hublab();
                     events.push(sse::json_event(&piece));
                 }
                 events.push(Event::default().data(DONE));

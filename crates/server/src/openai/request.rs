@@ -12,7 +12,7 @@ use crate::state::App;
 
 /// Fields that change nothing here by their nature: who asks, what for, where a hosted service would keep or bill it, and
 /// caching, which happens anyway.
-pub const INERT: [&str; 13] = [
+pub const INERT: [&str; 12] = [
     "user",
     "metadata",
     "store",
@@ -25,7 +25,6 @@ pub const INERT: [&str; 13] = [
     "cache_prompt",
     "id_slot",
     "cache_control",
-    "timings_per_token",
 ];
 
 /// How an answer is handed over.
@@ -40,7 +39,7 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// Reads `stream`, `stream_options` and `return_progress`.
+    /// Reads `stream`, `stream_options`, `return_progress` and `timings_per_token`.
     ///
     /// # Errors
     /// 400; so do all of these.
@@ -57,6 +56,10 @@ impl Delivery {
             }
         }
         let progress = fields.flag("return_progress")?.unwrap_or(false);
+        if fields.flag("timings_per_token")? == Some(true) {
+            let message = "`timings_per_token` can only be false: the last piece has the timings, in `hublab.timings`";
+            return Err(ApiError::field("timings_per_token", message).coded("unsupported_value"));
+        }
         Ok(Self { stream, include_usage, progress })
     }
 }
@@ -127,7 +130,11 @@ pub fn max_tokens(fields: &Fields<'_>, names: &[&'static str]) -> Result<Option<
                 let message = format!("`{name}` is 0: an answer has at least one token");
                 return Err(ApiError::field(name, message).coded("invalid_value"));
             }
-            Some(n) => limit = limit.or(Some(n)),
+            Some(n) if limit.is_some_and(|other| other != n) => {
+                let message = format!("`{name}` says something else than `{}`: give one of them", names[0]);
+                return Err(ApiError::field(name, message).coded("invalid_value"));
+            }
+            Some(n) => limit = Some(n),
             None => {}
         }
     }
@@ -225,7 +232,7 @@ pub fn tools(fields: &Fields<'_>) -> Result<Vec<Tool>, ApiError> {
         let function = Fields::of(&tool.as_json()["function"], format!("tools[{at}].function"))?;
         function.text("name")?;
         function.text("description")?;
-        // Calls that are enforced always follow their schema; of free ones nobody can promise it.
+        // It stays in the definition: what it means depends on the choice of tools.
         function.flag("strict")?;
         if let Some(parameters) = function.get("parameters") {
             check_arguments_schema(&function.path("parameters"), parameters)?;
@@ -234,6 +241,15 @@ pub fn tools(fields: &Fields<'_>) -> Result<Vec<Tool>, ApiError> {
         function.finish(&["cache_control", "type"])?;
     }
     Ok(tools)
+}
+
+/// What is to be said of `strict`: calls that are enforced always follow their schema, of free ones nobody can promise it.
+/// Clients send it with every tool, so it is no reason to refuse.
+pub fn strict_note(tools: &[Tool], choice: &ToolChoice) -> Option<String> {
+    let is_strict = |tool: &Tool| tool.as_json()["function"]["strict"] == true;
+    let name = tools.iter().find(|tool| is_strict(tool)).filter(|_| *choice == ToolChoice::Auto)?.name();
+    let name = in_short(name);
+    Some(format!("`strict` of the tool `{name}`: only calls that `tool_choice` forces are held to their schema"))
 }
 
 /// A tool in the form that templates know, of a definition whose members stand side by side; `schema` is the name of the one that
@@ -248,8 +264,9 @@ pub fn flat_tool(given: &Fields<'_>, schema: &'static str) -> Result<Json, ApiEr
         check_arguments_schema(&given.path(schema), parameters)?;
         function.insert("parameters".into(), parameters.clone());
     }
-    // Calls that are enforced always follow their schema; of free ones nobody can promise it.
-    given.flag("strict")?;
+    if given.flag("strict")? == Some(true) {
+        function.insert("strict".into(), true.into());
+    }
     Ok(json!({ "type": "function", "function": function }))
 }
 

@@ -23,9 +23,9 @@ pub fn finish_reason(finish: &ChatFinish) -> FinishReason {
 }
 
 /// How much of a prompt has been read since a request came.
-pub fn prompt_progress(read: usize, total: usize, begun: Instant) -> PromptProgress {
+pub fn prompt_progress(read: usize, cached: usize, total: usize, begun: Instant) -> PromptProgress {
     let time_ms = begun.elapsed().as_millis() as u64;
-    PromptProgress { total: total as u64, processed: read as u64, cache: 0, time_ms }
+    PromptProgress { total: total as u64, processed: read as u64, cache: cached as u64, time_ms }
 }
 
 /// What answers to one prompt took together; the prompt counts once.
@@ -85,6 +85,24 @@ pub fn hublab(done: &ChatDone) -> Hublab {
             tokens_per_s: done.stats.decode_tokens_per_s(),
         }),
     }
+}
+
+/// The field `hublab` of several answers: the first one's, with the experts and notes that only others have.
+pub fn joined<'a>(mut answers: impl Iterator<Item = &'a ChatDone>) -> Option<Hublab> {
+    let mut first = hublab(answers.next()?);
+    for other in answers.map(hublab) {
+        for by in other.answered_by {
+            if !first.answered_by.iter().any(|known| known.expert == by.expert) {
+                first.answered_by.push(by);
+            }
+        }
+        for note in other.notes {
+            if !first.notes.contains(&note) {
+                first.notes.push(note);
+            }
+        }
+    }
+    Some(first)
 }
 
 /// Tokens with their log probabilities.

@@ -28,6 +28,10 @@ pub async fn load(State(app): State<App>, JsonBody(body): JsonBody) -> Result<Js
     let stay = keep_alive("keep_alive", fields.get("keep_alive"))?;
     fields.finish(&[])?;
     let model = model_name(given, &app)?;
+    if app.swarm_source(&model).is_some() && stay != KeepAlive::AsBefore {
+        let message = "the experts of a swarm stay until others need the memory: leave `keep_alive` out";
+        return Err(ApiError::field("keep_alive", message).coded("unsupported_value"));
+    }
     let begun = Instant::now();
     let name = model.clone();
     blocking(move || match app.swarm_source(&name).cloned() {

@@ -83,6 +83,8 @@ const WITH_BODY: [(&str, &str); 4] = [
     ("413", "The body is too large"),
     ("415", "The body is no JSON"),
 ];
+/// What only requests to that which is kept on the disk can get.
+const KEPT: (&str, &str) = ("507", "The disk is full");
 
 /// Describes the service in OpenAPI's form.
 #[utoipa::path(
@@ -122,7 +124,8 @@ fn add_errors(path: &str, operations: &mut Map<String, Json>) {
         let has_parameters = operation.contains_key("parameters");
         let Some(Json::Object(responses)) = operation.get_mut("responses") else { continue };
         let with_body = WITH_BODY.iter().filter(|(status, _)| has_body || has_parameters && *status == "404");
-        for (status, meaning) in ANY.iter().chain(with_body) {
+        let is_kept = ["/v1/responses", "/api/conversations"].iter().any(|kept| path.starts_with(kept));
+        for (status, meaning) in ANY.iter().chain(with_body).chain(is_kept.then_some(&KEPT)) {
             let status = if dialect == Dialect::Anthropic && *status == "503" { "529" } else { status };
             responses.entry(status).or_insert_with(|| {
                 let schema = format!("#/components/schemas/{schema}");

@@ -31,7 +31,9 @@ pub async fn ready(State(app): State<App>) -> Response {
     if app.is_ending() {
         return answer(StatusCode::SERVICE_UNAVAILABLE, "stopping");
     }
-    if app.node().status().waiting >= app.node().config().queue_max {
+    let queue_max = app.node().config().queue_max;
+    // Questions to swarms have a queue of their own.
+    if app.node().status().waiting >= queue_max || app.swarm_questions().load(Ordering::Relaxed) >= queue_max {
         return answer(StatusCode::SERVICE_UNAVAILABLE, "busy");
     }
     answer(StatusCode::OK, "ready")

@@ -76,6 +76,12 @@ fn the_end_of_an_answer_has_a_reason() {
     let stopped = with(json!({ "stop": [" utility"] }));
     assert_eq!((&stopped["finish_reason"], &stopped["message"]["content"]), (&json!("stop"), &json!("An archiving")));
     assert_eq!(with(json!({ "stop": " utility", "max_tokens": -1 })), stopped);
+    // Two names for one thing may only say the same.
+    assert_eq!(with(json!({ "max_completion_tokens": 2, "max_tokens": 2 })), cut);
+    let mut both = question("What does tar do?");
+    both["max_completion_tokens"] = json!(-1);
+    both["max_tokens"] = json!(2);
+    assert_eq!(service.chat(&both).error(400)["param"], "max_tokens");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! `/v1/completions` and `/v1/embeddings`.
 
+use hublabio_runtime::node::NodeConfig;
+use hublabio_server::{Limits, ServerConfig};
 use serde_json::{Value as Json, json};
 
 use crate::client::Service;
@@ -111,4 +113,45 @@ fn embeddings_are_vectors_in_two_forms() {
     }
     let error = ask(json!({ "model": "tiny", "input": "a".repeat(6000) })).error(400);
     assert_eq!(error["code"], "context_length_exceeded");
+}
+
+#[test]
+fn several_prompts_are_read_as_they_are_answered() {
+    // Every answer has more to say than may wait unread, and all are computed at once: by the built-in model, as one of no
+    // size would be faster than anybody reads.
+    let limits = Limits { heap_bytes: 1 << 20, ..Limits::default() };
+    let service = Service::with(ServerConfig { limits, ..ServerConfig::default() }, NodeConfig::default(), &[]);
+    let mut body = asked(json!(["abc", "xyz", "one", "two"]), json!({ "max_tokens": 400 }));
+    body["model"] = "default".into();
+    body["logit_bias"] = json!({ "2": -100, "7": -100 });
+    let whole = service.post("/v1/completions", &body).ok();
+    let whole: Vec<_> = whole["choices"].as_array().unwrap().iter().map(|choice| choice["text"].clone()).collect();
+    assert_eq!(whole.len(), 4);
+    let chunks = service.stream("/v1/completions", &body);
+    let choices: Vec<_> = chunks.iter().flat_map(|chunk| chunk["choices"].as_array().unwrap()).collect();
+    for (index, whole) in whole.iter().enumerate() {
+        let of_it = choices.iter().filter(|choice| choice["index"] == index);
+        let text: String = of_it.map(|choice| choice["text"].as_str().unwrap()).collect();
+        assert_eq!(text, whole.as_str().unwrap());
+    }
+    // They come beside each other.
+    let first = |index: usize| choices.iter().position(|choice| choice["index"] == index).unwrap();
+    let end_of_first = choices.iter().position(|c| c["index"] == 0 && c["finish_reason"].is_string()).unwrap();
+    assert!(first(3) < end_of_first, "{} {end_of_first}", first(3));
+}
+
+#[test]
+fn what_was_cached_of_a_prompt_is_told_while_it_is_read() {
+    let service = Service::of("cached-progress", &[("tiny", &Tiny::new())]);
+    let long = "abc ".repeat(300);
+    service.post("/v1/completions", &asked(json!(long), json!({}))).ok();
+    let body = asked(json!(long.clone() + &"xyz ".repeat(500)), json!({ "return_progress": true }));
+    let chunks = service.stream("/v1/completions", &body);
+    let told: Vec<&Json> = chunks.iter().map(|chunk| &chunk["prompt_progress"]).filter(|it| it.is_object()).collect();
+    assert!(!told.is_empty());
+    for progress in told {
+        let number = |name: &str| progress[name].as_u64().unwrap();
+        assert!(number("cache") > 500 && number("cache") < number("processed"), "{progress}");
+        assert!(number("processed") <= number("total"), "{progress}");
+    }
 }

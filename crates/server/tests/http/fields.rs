@@ -176,3 +176,18 @@ fn an_unknown_model_is_not_found() {
     body["max_tokens"] = 2.into();
     service.chat(&body).ok();
 }
+
+#[test]
+fn what_cannot_be_promised_is_noted() {
+    let template = "{% if enable_thinking %}Think. {% endif %}{{ messages[0].content }}";
+    let service = Service::of("notes", &[("tiny", &Tiny::with_template(template))]);
+    let mut body = question("x");
+    (body["model"], body["max_tokens"]) = ("tiny".into(), 2.into());
+    body["chat_template_kwargs"] = json!({ "enable_thinking": false, "colour": "red" });
+    let notes = service.chat(&body).ok()["hublab"]["notes"].clone();
+    assert_eq!(notes, json!(["`chat_template_kwargs.colour` changes nothing: the model's template does not know it"]));
+    body["timings_per_token"] = true.into();
+    assert_eq!(service.chat(&body).error(400)["param"], "timings_per_token");
+    body["timings_per_token"] = false.into();
+    service.chat(&body).ok();
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hublabio_runtime::node::NodeConfig;
 use hublabio_server::{Limits, ServerConfig};
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use crate::client::{Reply, Service, half_close, post_request, question, read_all};
 use crate::tiny::{CONTEXT, EOS, Tiny};
@@ -210,6 +210,24 @@ fn connections_over_the_limit_are_turned_away() {
 }
 
 #[test]
+fn who_reads_nothing_does_not_keep_its_connection() {
+    let service = limited(Limits { write_time: Duration::from_millis(100), ..Limits::default() });
+    let open = || {
+        let text = service.get("/metrics").text();
+        let line = text.lines().find_map(|line| line.strip_prefix("hublab_connections_open ").map(str::to_owned));
+        line.unwrap().parse::<usize>().unwrap()
+    };
+    let mut stream = service.connect();
+    // Far more answers than all buffers on the way can take.
+    stream.write_all("GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(200).as_bytes()).unwrap();
+    // The connection that asks counts, too.
+    until("the connection is taken", || open() == 2);
+    until("the connection is ended", || open() == 1);
+    assert!(read_all(&mut stream).len() < 200 * service.get("/openapi.json").text().len());
+    alive(&service);
+}
+
+#[test]
 fn what_all_requests_hold_together_is_bounded() {
     let service = limited(Limits { heap_bytes: 4 << 20, body_bytes: 1 << 20, ..Limits::default() });
     let held = || {
@@ -246,17 +264,20 @@ fn what_all_requests_hold_together_is_bounded() {
     body["stream"] = true.into();
     body["n"] = 8.into();
     body["temperature"] = 2.into();
-    let text = body.to_string();
-    let request = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{text}",
-        text.len()
-    );
+    let request = chat_request(&body);
     let mut stream = service.connect();
     stream.write_all(request.as_bytes()).unwrap();
     until("it is asked", || held() > reserved);
     stream.read_exact(&mut [0; 12]).unwrap();
     drop(stream);
     until("it is given up", || held() == reserved);
+}
+
+/// A question as it goes over the wire, for sockets that are left as they are afterwards.
+fn chat_request(body: &Json) -> String {
+    let text = body.to_string();
+    let length = text.len();
+    format!("POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{text}")
 }
 
 /// Waits until it is so.
@@ -348,11 +369,7 @@ fn a_stream_that_has_nothing_to_say_says_so() {
     let mut body = question("What does tar do?");
     body["n"] = 8.into();
     body["temperature"] = 2.into();
-    let text = body.to_string();
-    let request = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{text}",
-        text.len()
-    );
+    let request = chat_request(&body);
     let mut before: Vec<_> = (0..24).map(|_| service.connect()).collect();
     for stream in &mut before {
         stream.write_all(request.as_bytes()).unwrap();

@@ -218,7 +218,7 @@ fn models_are_listed_and_described() {
         tags["models"].as_array().unwrap().iter().map(|tag| tag["model"].as_str().unwrap()).collect();
     assert_eq!(names, ["default", "tiny", "swarm"]);
     assert_eq!(tags["models"][1]["details"]["family"], "llama");
-    let shown = service.post("/api/show", &json!({ "model": "tiny:latest", "verbose": true })).ok();
+    let shown = service.post("/api/show", &json!({ "model": "tiny:latest" })).ok();
     assert_eq!(shown["model_info"]["general.architecture"], "llama");
     assert_eq!(shown["model_info"]["llama.context_length"], 4096);
     assert_eq!(shown["capabilities"], json!(["completion", "tools", "embedding"]));
@@ -227,6 +227,8 @@ fn models_are_listed_and_described() {
     // As Ollama's own client asks.
     let asked = json!({ "model": "tiny", "system": "", "template": "", "verbose": false, "options": null, "name": "" });
     assert_eq!(service.post("/api/show", &asked).status, 200);
+    let verbose = service.post("/api/show", &with(asked.clone(), &json!({ "verbose": true })));
+    assert!(refused(&verbose, 400).contains("`verbose`"), "{}", verbose.text());
     for (name, value) in [("system", json!("x")), ("template", json!("x")), ("options", json!({ "seed": 1 }))] {
         let reply = service.post("/api/show", &with(asked.clone(), &json!({ name: value })));
         assert!(refused(&reply, 400).contains(&format!("`{name}` is not supported")), "{}", reply.text());
@@ -363,4 +365,20 @@ fn an_answer_that_fails_ends_with_an_error() {
 fn a_swarm_answers_and_says_who() {
     let whole = Service::start().post("/api/chat", &chat(json!({ "model": "swarm:latest", "keep_alive": "5m" }))).ok();
     assert!(!whole["hublab"]["answered_by"].as_array().unwrap().is_empty(), "{whole}");
+}
+
+#[test]
+fn a_path_into_the_store_means_its_model() {
+    let folder = folder("ollama-paths");
+    std::fs::create_dir(folder.join("org")).unwrap();
+    std::fs::write(folder.join("org/phi.gguf"), Tiny::new().bytes()).unwrap();
+    let service = of_store(&folder);
+    let loaded = |path: &str| service.post("/api/load", &json!({ "model": path })).ok()["model"].clone();
+    assert_eq!(loaded(folder.join("org/phi.gguf").to_str().unwrap()), "org/phi");
+    assert_eq!(loaded("/models/one-00001-of-00002.gguf"), "one");
+    assert_eq!(loaded("/models/one.GGUF"), "one");
+    for missing in ["/models/phi.gguf", "/models/nobody-00001-of-00002.gguf"] {
+        let error = service.post("/api/load", &json!({ "model": missing })).error(404);
+        assert_eq!(error["code"], "model_not_found", "{missing}");
+    }
 }

@@ -1,6 +1,6 @@
 //! Swarms as models.
 
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use crate::client::Service;
 
@@ -25,6 +25,21 @@ fn a_swarm_answers_and_says_who_did() {
     assert_eq!(service.chat(&pinned).ok()["hublab"]["answered_by"][0]["expert"], "rust");
     pinned["hublab"]["expert"] = "nobody".into();
     assert_eq!(service.chat(&pinned).error(400)["param"], "hublab.expert");
+}
+
+#[test]
+fn what_a_swarm_counts_cuts_and_cannot_hold_is_told_as_for_a_single_model() {
+    let service = Service::start();
+    let mut body = json!({ "model": "swarm", "messages": [{ "role": "user", "content": "What does tar do?" }],
+        "max_tokens": 2 });
+    let cut = service.chat(&body).ok();
+    assert_eq!(cut["choices"][0]["finish_reason"], "length");
+    assert!(cut["usage"]["prompt_tokens"].as_u64().unwrap() > 4, "{cut}");
+    assert_eq!(cut["usage"]["completion_tokens"], 2);
+    body["messages"][0]["content"] = "What does tar do? ".repeat(200).into();
+    let error = service.chat(&body).error(400);
+    assert_eq!(error["code"], "context_length_exceeded");
+    assert!(error["prompt_tokens"].as_u64() > error["context_tokens"].as_u64(), "{error}");
 }
 
 #[test]
@@ -74,4 +89,36 @@ fn what_a_swarm_cannot_do_is_refused_by_name() {
     assert_eq!(service.chat(&body).error(404)["code"], "model_not_found");
     body["model"] = "swarm".into();
     assert_eq!(service.post("/api/load", &json!({ "model": "swarm" })).ok()["model"], "swarm");
+}
+
+#[test]
+fn a_completion_says_who_answered() {
+    let service = Service::start();
+    let experts = |answer: &Json| -> Vec<String> {
+        let by = answer["hublab"]["answered_by"].as_array().unwrap();
+        by.iter().map(|part| part["expert"].as_str().unwrap().to_owned()).collect()
+    };
+    let (python, rust) = ("How do I reverse a list in Python?", "What is a slice in Rust?");
+    let body = json!({ "model": "swarm", "prompt": python, "max_tokens": 8 });
+    assert_eq!(experts(service.stream("/v1/completions", &body).last().unwrap()), ["python"]);
+    let body = json!({ "model": "swarm", "prompt": [python, rust], "max_tokens": 8 });
+    for answer in
+        [&service.post("/v1/completions", &body).ok(), service.stream("/v1/completions", &body).last().unwrap()]
+    {
+        let found = experts(answer);
+        assert!(found.contains(&"python".to_owned()) && found.contains(&"rust".to_owned()), "{found:?}");
+    }
+}
+
+#[test]
+fn what_changes_nothing_for_a_swarm_is_noted_or_refused() {
+    let service = Service::start();
+    let body = json!({ "model": "swarm", "prompt": "What is a slice in Rust?", "stream": false,
+        "options": { "num_ctx": 8192, "num_predict": 4 } });
+    let notes = service.post("/api/generate", &body).ok()["hublab"]["notes"].to_string();
+    assert!(notes.contains("options.num_ctx"), "{notes}");
+    let body = json!({ "model": "swarm", "keep_alive": "5m" });
+    assert_eq!(service.post("/api/load", &body).error(400)["param"], "keep_alive");
+    let freed = service.post("/api/generate", &json!({ "model": "swarm", "keep_alive": 0 }));
+    assert!(freed.status == 400 && freed.text().contains("keep_alive"), "{}", freed.text());
 }

@@ -351,3 +351,15 @@ fn calls_and_results_are_part_of_the_conversation() {
         check_call(&forced["choices"][0]["message"]["tool_calls"][0]);
     }
 }
+
+#[test]
+fn a_strict_tool_that_nobody_forces_is_noted() {
+    let service = Service::of("strict", &[("scripted", &Tiny::saying(&CALLING))]);
+    let mut strict = clock();
+    strict["function"]["strict"] = true.into();
+    let notes = |body: &Json| service.chat(body).ok()["hublab"]["notes"].to_string();
+    let found = notes(&free(&json!({ "tools": [strict] })));
+    assert!(found.contains("`strict` of the tool `clock`"), "{found}");
+    assert!(!notes(&free(&json!({ "tools": [clock()] }))).contains("strict"));
+    assert!(!notes(&free(&json!({ "tools": [strict], "tool_choice": "none" }))).contains("strict"));
+}

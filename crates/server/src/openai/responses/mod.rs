@@ -12,7 +12,7 @@ use std::sync::Arc;
 use axum::Json as JsonResponse;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequestParts, Path, Query, State};
-use axum::http::Extensions;
+use axum::http::{Extensions, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 
 use hublabio_runtime::ai::Json;
@@ -23,6 +23,7 @@ use serde_json::json;
 use crate::chat;
 use crate::error::ApiError;
 use crate::fields::in_short;
+use crate::heap::HeldShare;
 use crate::limits::JsonBody;
 use crate::security::Client;
 use crate::sse;
@@ -64,11 +65,12 @@ fn owner(extensions: &Extensions) -> Owner {
 pub async fn create(
     State(app): State<App>,
     Asker(owner): Asker,
+    held: HeldShare,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let before = match body["previous_response_id"].as_str() {
         Some(id) => {
-            let found = find(&app, &owner, id).await.map_err(|error| error.about("previous_response_id"))?;
+            let found = find(&app, &held, &owner, id).await.map_err(|error| error.about("previous_response_id"))?;
             found.into_items()
         }
         None => Vec::new(),
@@ -109,13 +111,23 @@ impl Keep {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
-        Self::internal(error.to_string()).coded("storage_failed")
+        let message = error.to_string();
+        match error {
+            StoreError::TooLarge { .. } => Self::bad_request(message).coded("limit_exceeded"),
+            StoreError::DiskFull => Self::new(StatusCode::INSUFFICIENT_STORAGE, message).coded("disk_full"),
+            _ => Self::internal(message).coded("storage_failed"),
+        }
     }
 }
 
-async fn find(app: &App, owner: &Owner, id: &str) -> Result<Stored, ApiError> {
-    let (app, owner, id) = (app.clone(), owner.clone(), id.to_owned());
-    blocking(move || app.responses().get(&owner, &id)?.ok_or_else(|| not_kept(&id))).await
+/// A kept answer, whose memory the request holds from now on.
+async fn find(app: &App, held: &HeldShare, owner: &Owner, id: &str) -> Result<Stored, ApiError> {
+    let (app, held, owner, id) = (app.clone(), held.clone(), owner.clone(), id.to_owned());
+    blocking(move || {
+        let admit = |bytes| held.take(&app, bytes, "to read the kept response");
+        app.responses().get(&owner, &id, admit)?.ok_or_else(|| not_kept(&id))
+    })
+    .await
 }
 
 fn not_kept(id: &str) -> ApiError {
@@ -144,6 +156,7 @@ pub struct Asks {
 pub async fn one(
     State(app): State<App>,
     Asker(owner): Asker,
+    held: HeldShare,
     Path(id): Path<String>,
     asks: Result<Query<Asks>, QueryRejection>,
 ) -> Result<JsonResponse<Json>, ApiError> {
@@ -157,7 +170,7 @@ pub async fn one(
             ApiError::field("stream", "a kept answer comes whole: leave `stream` out").coded("unsupported_value")
         );
     }
-    Ok(JsonResponse(find(&app, &owner, &id).await?.response))
+    Ok(JsonResponse(find(&app, &held, &owner, &id).await?.response))
 }
 
 /// Forgets a kept answer.
@@ -199,6 +212,7 @@ pub struct Part {
 pub async fn input_items(
     State(app): State<App>,
     Asker(owner): Asker,
+    held: HeldShare,
     Path(id): Path<String>,
     part: Result<Query<Part>, QueryRejection>,
 ) -> Result<JsonResponse<InputItemList>, ApiError> {
@@ -207,7 +221,7 @@ pub async fn input_items(
     if limit == 0 || limit > LIST_MAX {
         return Err(ApiError::field("limit", format!("`limit` is {limit}: ask for 1 to {LIST_MAX} items")));
     }
-    let stored = find(&app, &owner, &id).await?;
+    let stored = find(&app, &held, &owner, &id).await?;
     let mut items: Vec<Json> = stored.asked().cloned().collect();
     match part.order.as_deref() {
         Some("asc") => {}

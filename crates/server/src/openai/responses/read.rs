@@ -89,6 +89,7 @@ pub fn read(app: &App, before: &[Json], body: &Json) -> Result<Asked, ApiError> 
     };
     let stream = stream(&fields)?;
     let request = ChatRequest {
+        notes: request::strict_note(&tools, &tool_choice).into_iter().collect(),
         tools,
         tool_choice,
         parallel_tool_calls,

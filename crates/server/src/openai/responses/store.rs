@@ -13,17 +13,16 @@
 //! A record holds its whole conversation, so it outlives the answers that it went on from. The owner is the name of the key that a
 //! client came with, empty where no keys are wanted; limits count all owners together.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
 use hublabio_runtime::ai::Json;
-use redb::backends::InMemoryBackend;
-use redb::{Builder, Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition};
+use redb::{ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Limits;
+use crate::limits::bytes_as_json;
+use crate::storage::{Storage, StorageError, is_full, open_distrusted};
 
 /// The name of the file in the data folder.
 pub const FILE_NAME: &str = "responses.redb";
@@ -46,8 +45,14 @@ pub enum StoreError {
     #[error("it takes {bytes} bytes with its conversation, and at most {bytes_max} are kept")]
     TooLarge { bytes: usize, bytes_max: usize },
     /// The file cannot be used.
-    #[error("{path}: {reason}")]
-    Open { path: String, reason: String },
+    #[error(transparent)]
+    Unusable(StorageError),
+    /// The file comes from another version.
+    #[error("{FILE_NAME} has format {found}, this version reads {FORMAT}: move it away to begin a new one")]
+    Version { found: u64 },
+    /// There is no room on the disk.
+    #[error("the disk is full: free some space and try again; what was kept before is still there")]
+    DiskFull,
     /// Reading or writing failed.
     #[error("the store of responses failed: {0}")]
     Storage(Box<redb::Error>),
@@ -60,7 +65,17 @@ type Result<T> = std::result::Result<T, StoreError>;
 
 /// Any of the database's errors as ours.
 fn storage(error: impl Into<redb::Error>) -> StoreError {
-    StoreError::Storage(Box::new(error.into()))
+    let error = error.into();
+    if is_full(&error) { StoreError::DiskFull } else { StoreError::Storage(Box::new(error)) }
+}
+
+impl From<StorageError> for StoreError {
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::Database(error) => storage(*error),
+            error => Self::Unusable(error),
+        }
+    }
 }
 
 /// A kept answer.
@@ -97,7 +112,7 @@ impl Stored {
 
 /// The answers that are kept.
 pub struct ResponseStore {
-    database: Database,
+    storage: Storage,
     count_max: usize,
     bytes_max: usize,
     memory_bytes: usize,
@@ -108,24 +123,18 @@ impl ResponseStore {
     /// used they are kept in memory, too, which the log says: it is no reason not to serve.
     pub fn open(folder: Option<&Path>, limits: &Limits) -> Self {
         let cache_bytes = CACHE_BYTES_MAX.min(limits.heap_bytes / 16);
-        let on_disk = folder.and_then(|folder| {
-            // The database was not written for files that somebody made: what it asserts of a page must not end the service.
-            let opened = catch_unwind(AssertUnwindSafe(|| open_in(folder, cache_bytes)));
-            let opened = opened.unwrap_or_else(|_| {
-                let path = folder.join(FILE_NAME).display().to_string();
-                Err(StoreError::Open { path, reason: "its pages contradict each other".into() })
-            });
-            opened.map_err(|error| tracing::warn!(%error, "responses are kept in memory only")).ok()
+        let on_disk = folder.map(|folder| folder.join(FILE_NAME)).and_then(|path| {
+            let opened = open_distrusted(&path, || prepared(Storage::open(&path, cache_bytes)?));
+            opened.map_err(|error: StoreError| tracing::warn!(%error, "responses are kept in memory only")).ok()
         });
         let kept_in_memory = if on_disk.is_some() { 0 } else { limits.stored_bytes.min(limits.heap_bytes / 4) };
         let bytes_max = if on_disk.is_some() { limits.stored_bytes } else { kept_in_memory };
-        let database = on_disk.unwrap_or_else(|| {
-            let memory = Builder::new().set_cache_size(cache_bytes).create_with_backend(InMemoryBackend::new());
-            let memory = memory.map_err(storage).and_then(prepared);
+        let storage = on_disk.unwrap_or_else(|| {
+            let memory = Storage::in_memory(cache_bytes).map_err(StoreError::from).and_then(prepared);
             memory.expect("there is nothing in it that could be wrong")
         });
         let memory_bytes = cache_bytes + kept_in_memory;
-        Self { database, count_max: limits.stored_responses, bytes_max, memory_bytes }
+        Self { storage, count_max: limits.stored_responses, bytes_max, memory_bytes }
     }
 
     /// Bytes of memory that it may hold.
@@ -143,13 +152,9 @@ impl ResponseStore {
         if record.len() > self.bytes_max || self.count_max == 0 {
             return Err(StoreError::TooLarge { bytes: record.len(), bytes_max: self.bytes_max });
         }
-        let transaction = self.database.begin_write().map_err(storage)?;
+        let transaction = self.storage.begin_write()?;
         {
-            let mut tables = Tables {
-                responses: transaction.open_table(RESPONSES).map_err(storage)?,
-                order: transaction.open_table(ORDER).map_err(storage)?,
-                totals: transaction.open_table(TOTALS).map_err(storage)?,
-            };
+            let mut tables = Tables::open(&transaction)?;
             let room = self.bytes_max - record.len();
             while tables.responses.len().map_err(storage)? >= self.count_max as u64 || tables.bytes()? > room as u64 {
                 if !tables.forget_oldest()? {
@@ -161,14 +166,23 @@ impl ResponseStore {
         transaction.commit().map_err(storage)
     }
 
-    /// An answer, for the client whose it is.
+    /// An answer, for the client whose it is. Before it is read, `admit` hears how many bytes it takes in memory, and refuses it
+    /// with an error of its own.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn get(&self, owner: &Owner, id: &str) -> Result<Option<Stored>> {
-        let responses = self.database.begin_read().map_err(storage)?.open_table(RESPONSES).map_err(storage)?;
+    pub fn get<E: From<StoreError>>(
+        &self,
+        owner: &Owner,
+        id: &str,
+        admit: impl FnOnce(usize) -> std::result::Result<(), E>,
+    ) -> std::result::Result<Option<Stored>, E> {
+        let transaction = self.storage.begin_read().map_err(StoreError::from)?;
+        let responses = transaction.open_table(RESPONSES).map_err(storage)?;
         let Some(found) = responses.get((name_of(owner), id)).map_err(storage)? else { return Ok(None) };
-        serde_json::from_slice(found.value().1).map(Some).map_err(|_| StoreError::Damaged(id.to_owned()))
+        let record = found.value().1;
+        admit(bytes_as_json(record))?;
+        Ok(Some(serde_json::from_slice(record).map_err(|_| StoreError::Damaged(id.to_owned()))?))
     }
 
     /// Forgets an answer. Whether there was one.
@@ -176,15 +190,8 @@ impl ResponseStore {
     /// # Errors
     /// When it cannot be written.
     pub fn remove(&self, owner: &Owner, id: &str) -> Result<bool> {
-        let transaction = self.database.begin_write().map_err(storage)?;
-        let found = {
-            let mut tables = Tables {
-                responses: transaction.open_table(RESPONSES).map_err(storage)?,
-                order: transaction.open_table(ORDER).map_err(storage)?,
-                totals: transaction.open_table(TOTALS).map_err(storage)?,
-            };
-            tables.forget(name_of(owner), id)?
-        };
+        let transaction = self.storage.begin_write()?;
+        let found = Tables::open(&transaction)?.forget(name_of(owner), id)?;
         transaction.commit().map_err(storage)?;
         Ok(found)
     }
@@ -192,7 +199,7 @@ impl ResponseStore {
     /// How many are kept, and their bytes.
     #[cfg(test)]
     fn size(&self) -> (u64, u64) {
-        let transaction = self.database.begin_read().unwrap();
+        let transaction = self.storage.begin_read().unwrap();
         let (responses, order) = (transaction.open_table(RESPONSES).unwrap(), transaction.open_table(ORDER).unwrap());
         let bytes = responses.iter().unwrap().map(|entry| entry.unwrap().1.value().1.len() as u64).sum();
         let total = transaction.open_table(TOTALS).unwrap().get("bytes").unwrap().map_or(0, |total| total.value());
@@ -205,50 +212,20 @@ fn name_of(owner: &Owner) -> &str {
     owner.as_deref().unwrap_or_default()
 }
 
-/// Opens the file of a folder, or begins one.
-fn open_in(folder: &Path, cache_bytes: usize) -> Result<Database> {
-    let path = folder.join(FILE_NAME);
-    let failed = |reason: String| StoreError::Open { path: path.display().to_string(), reason };
-    let file = open_file(folder, &path).map_err(|error| failed(error.to_string()))?;
-    let database = Builder::new().set_cache_size(cache_bytes).create_file(file);
-    let database = database.map_err(|error| failed(format!("it cannot be read as a store of responses ({error})")))?;
-    prepared(database).map_err(|error| failed(error.to_string()))
-}
-
-/// The file; it and its folder are made if need be, so that only their owner can read them.
-fn open_file(folder: &Path, path: &Path) -> std::io::Result<File> {
-    let (mut builder, mut options) = (DirBuilder::new(), OpenOptions::new());
-    builder.recursive(true);
-    options.read(true).write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    {
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    }
-    builder.create(folder)?;
-    options.open(path)
-}
-
 /// Makes the tables of a new database and checks the format of an old one.
-fn prepared(database: Database) -> Result<Database> {
-    let transaction = database.begin_write().map_err(storage)?;
+fn prepared(storage: Storage) -> Result<Storage> {
+    let transaction = storage.begin_write()?;
     {
-        transaction.open_table(RESPONSES).map_err(storage)?;
-        transaction.open_table(ORDER).map_err(storage)?;
-        let mut totals = transaction.open_table(TOTALS).map_err(storage)?;
-        let format = totals.get("format").map_err(storage)?.map(|format| format.value());
+        let mut totals = Tables::open(&transaction)?.totals;
+        let format = totals.get("format").map_err(self::storage)?.map(|format| format.value());
         match format {
-            None => drop(totals.insert("format", FORMAT).map_err(storage)?),
+            None => drop(totals.insert("format", FORMAT).map_err(self::storage)?),
             Some(FORMAT) => {}
-            Some(found) => {
-                let reason =
-                    format!("it has format {found}, this version reads {FORMAT}: move it away to begin a new one");
-                return Err(StoreError::Open { path: FILE_NAME.into(), reason });
-            }
+            Some(found) => return Err(StoreError::Version { found }),
         }
     }
-    transaction.commit().map_err(storage)?;
-    Ok(database)
+    transaction.commit().map_err(self::storage)?;
+    Ok(storage)
 }
 
 /// The tables of a transaction that writes.
@@ -258,7 +235,15 @@ struct Tables<'t> {
     totals: Table<'t, &'static str, u64>,
 }
 
-impl Tables<'_> {
+impl<'t> Tables<'t> {
+    fn open(transaction: &'t WriteTransaction) -> Result<Self> {
+        Ok(Self {
+            responses: transaction.open_table(RESPONSES).map_err(storage)?,
+            order: transaction.open_table(ORDER).map_err(storage)?,
+            totals: transaction.open_table(TOTALS).map_err(storage)?,
+        })
+    }
+
     fn bytes(&self) -> Result<u64> {
         Ok(self.totals.get("bytes").map_err(storage)?.map_or(0, |bytes| bytes.value()))
     }
@@ -300,6 +285,8 @@ impl Tables<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::tests::IS_FULL;
+    use redb::Database;
     use serde_json::json;
 
     fn stored(id: &str, text: &str) -> Stored {
@@ -318,8 +305,12 @@ mod tests {
         ResponseStore::open(None, &limits(count_max, bytes_max))
     }
 
+    fn find(store: &ResponseStore, owner: &Owner, id: &str) -> Option<Stored> {
+        store.get::<StoreError>(owner, id, |_| Ok(())).unwrap()
+    }
+
     fn has(store: &ResponseStore, id: &str) -> bool {
-        store.get(&None, id).unwrap().is_some()
+        find(store, &None, id).is_some()
     }
 
     #[test]
@@ -360,8 +351,12 @@ mod tests {
         let owner: Owner = Some("ada".into());
         store.put(&owner, &stored("a", "1")).unwrap();
         assert!(!has(&store, "a") && !store.remove(&Some("bob".into()), "a").unwrap());
-        let found = store.get(&owner, "a").unwrap().unwrap();
+        let found = find(&store, &owner, "a").unwrap();
         assert_eq!(found, stored("a", "1"));
+        // It is not read where there is no room for it.
+        let bytes_min = serde_json::to_vec(&found).unwrap().len();
+        let admit = |bytes| if bytes > bytes_min { Err(StoreError::DiskFull) } else { Ok(()) };
+        assert!(matches!(store.get(&owner, "a", admit), Err(StoreError::DiskFull)));
         assert_eq!(found.asked().collect::<Vec<_>>(), [&json!({ "b": "1" }), &json!({ "q": "1" })]);
         assert_eq!(found.into_items(), [json!({ "b": "1" }), json!({ "q": "1" }), json!({ "a": "1" })]);
     }
@@ -380,7 +375,7 @@ mod tests {
         assert!(!has(&other, "a"));
         drop(store);
         let store = open(2);
-        assert_eq!(store.get(&None, "b").unwrap(), Some(stored("b", "b")));
+        assert_eq!(find(&store, &None, "b"), Some(stored("b", "b")));
         store.put(&None, &stored("d", "d")).unwrap();
         assert!(!has(&store, "a") && !has(&store, "b") && has(&store, "c") && has(&store, "d"));
         drop(store);
@@ -400,6 +395,25 @@ mod tests {
         memory.put(&None, &stored("e", "e")).unwrap();
         assert!(has(&memory, "e"));
         assert_eq!(std::fs::read(&path).unwrap(), b"nothing of the kind");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_disk_that_was_full_for_a_while_loses_nothing_and_is_used_again() {
+        let folder = std::env::temp_dir().join(format!("hublab-responses-full-{}", std::process::id()));
+        let open = || ResponseStore::open(Some(&folder), &limits(100, 1 << 20));
+        let store = open();
+        store.put(&None, &stored("a", "1")).unwrap();
+        IS_FULL.set(true);
+        for _ in 0..3 {
+            let error = store.put(&None, &stored("b", &"x".repeat(100_000))).unwrap_err();
+            assert!(matches!(error, StoreError::DiskFull), "{error}");
+        }
+        IS_FULL.set(false);
+        assert!(has(&store, "a") && !has(&store, "b"));
+        store.put(&None, &stored("c", "2")).unwrap();
+        drop(store);
+        assert!(has(&open(), "a") && has(&open(), "c"));
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }
