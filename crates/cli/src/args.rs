@@ -25,7 +25,7 @@ use hublabio_runtime::ai::quantization::{GgmlType, Mix, SplitLimit, TensorTypeRu
 
 pub use serve::ServeArgs;
 pub use service::{PsArgs, ServiceArgs, StopArgs};
-pub use shared::{ConstraintArgs, GenerationArgs, MachineArgs, Preset, PromptArgs, SamplingArgs};
+pub use shared::{ConstraintArgs, GenerationArgs, MachineArgs, Preset, PromptArgs, Samplers, SamplingArgs};
 pub use store::{CpArgs, LsArgs, PullArgs, RmArgs};
 pub use swarm::{
     AskArgs, FleetArgs, FolderArgs, SwarmAddArgs, SwarmArgs, SwarmCalibrateArgs, SwarmChatArgs, SwarmEvalArgs,

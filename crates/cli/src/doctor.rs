@@ -18,7 +18,7 @@ use crate::args::DoctorArgs;
 use crate::model::ModelName;
 use crate::{EXIT_FAILED, output};
 
-/// Positions of the conversation that models are measured with.
+/// Positions of the conversation that models are measured with where `server.context` says nothing: a service gives none fewer.
 const CONTEXT: usize = 4096;
 /// A folder for models with less room than this is said to be full: the smallest useful model is about as large.
 const DISK_FREE_MIN: u64 = 1 << 30;
@@ -242,6 +242,7 @@ fn models(
     problems: &mut Vec<Finding>,
 ) -> Vec<Model> {
     let max_memory = config.runtime.max_memory as u64;
+    let context = if config.server.context > 0 { config.server.context } else { CONTEXT };
     let model = |name: String, needs: ModelNeeds, typical| Model {
         name,
         typical,
@@ -253,7 +254,7 @@ fn models(
     };
     let mut models = Vec::new();
     for (name, source) in here(asked, effective, problems) {
-        match ModelNeeds::of(&source, CONTEXT) {
+        match ModelNeeds::of(&source, context) {
             Ok(needs) => {
                 if memory.is_some_and(|memory| needs.fit(memory) == Fit::DoesNotFit) {
                     problems.push(Finding {
@@ -273,8 +274,8 @@ fn models(
     }
     for (name, weight_bytes, blocks, width) in TYPICAL {
         // Keys and values, two bytes each.
-        let kv_bytes = 2 * blocks * width * 2 * CONTEXT as u64;
-        models.push(model(name.into(), ModelNeeds { weight_bytes, kv_bytes, context: CONTEXT }, true));
+        let kv_bytes = 2 * blocks * width * 2 * context as u64;
+        models.push(model(name.into(), ModelNeeds { weight_bytes, kv_bytes, context }, true));
     }
     models
 }

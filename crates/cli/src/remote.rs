@@ -10,10 +10,13 @@ use anyhow::{Result, bail};
 use hublabio_runtime::ai::constraint::ConstraintSource;
 use hublabio_runtime::ai::{self, Content, Event, Message};
 use hublabio_sdk::ai::{self as sdk, AiClient, AnswerFormat, FinishReason, GenerateOptions, Piece, Response, Sampling};
+use hublabio_sdk::wire::openai::TokenLogprob;
 use hublabio_sdk::wire::own::RunningModel;
 use serde_json::{Map, json};
 
-use crate::args::{ChatArgs, GenerationArgs, Preset, PromptArgs, PsArgs, RunArgs, SamplingArgs, ServiceArgs, StopArgs};
+use crate::args::{
+    ChatArgs, GenerationArgs, Preset, PromptArgs, PsArgs, RunArgs, Samplers, SamplingArgs, ServiceArgs, StopArgs,
+};
 use crate::chat::{self, Speaker};
 use crate::interrupt::Interrupt;
 use crate::prompt::{self, AnswerView};
@@ -25,6 +28,8 @@ const HOST_VARIABLE: &str = "HUBLAB_HOST";
 const CA_FILE_VARIABLE: &str = "HUBLAB_CA_FILE";
 /// How long a service may take to say that it is well.
 const HEALTH_MAX: Duration = Duration::from_secs(5);
+/// What is longer is no name of a model.
+const NAME_BYTES_MAX: usize = 512;
 /// How often Ctrl-C is looked for while the service computes.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -104,8 +109,6 @@ fn options(generation: &GenerationArgs, template: &PromptArgs) -> Result<Generat
         ("--tool-format", template.tool_format.is_some()),
         ("--constrain-after", constraint.constrain_after.is_some()),
         ("--regex", constraint.regex.is_some()),
-        ("--samplers", sampling.samplers.is_some()),
-        ("--min-keep", sampling.min_keep.is_some()),
     ])?;
     let format = match constraint.config()?.map(|config| config.source) {
         None => AnswerFormat::Text,
@@ -135,6 +138,7 @@ fn options(generation: &GenerationArgs, template: &PromptArgs) -> Result<Generat
 impl SamplingArgs {
     /// What is given, and nothing else: the rest is as the service has it.
     fn for_service(&self) -> Result<Sampling> {
+        self.check_samplers()?;
         let preset = match self.preset {
             None => Sampling::default(),
             Some(Preset::Greedy) => GenerateOptions::greedy().sampling,
@@ -181,15 +185,30 @@ impl SamplingArgs {
             mirostat_eta: self.mirostat_rate,
             dynatemp_range: self.dynatemp_range,
             dynatemp_exponent: self.dynatemp_exponent,
-            ..Sampling::default()
+            min_keep: self.min_keep.map(tokens),
+            samplers: self.samplers.as_ref().map(|Samplers(order)| order.iter().map(ToString::to_string).collect()),
         })
+    }
+}
+
+/// Whether the service has a model of this name, or one that the name means: an alias, a name without its tag.
+fn knows(client: &AiClient, name: &str) -> Result<bool> {
+    if name.is_empty() || name.len() > NAME_BYTES_MAX {
+        return Ok(false);
+    }
+    match client.describe_model(name) {
+        Ok(_) => Ok(true),
+        // Any text may be asked for, most are no names.
+        Err(sdk::Error::Refused { status: Some(400 | 404), .. }) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
 /// `hublab run` with a service.
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
-    refuse(&[("--raw", args.raw), ("--dry-run", args.dry_run), ("--logprobs", args.logprobs.is_some())])?;
-    let options = options(&args.generation, &args.template)?;
+    refuse(&[("--raw", args.raw), ("--dry-run", args.dry_run)])?;
+    let logprobs = args.logprobs.map(|n| n as u32);
+    let options = GenerateOptions { logprobs, ..options(&args.generation, &args.template)? };
     let client = args.service.connect()?;
     let text = |argument: &std::ffi::OsString| {
         argument.to_str().map(str::to_owned).ok_or_else(|| Usage("an argument is not UTF-8: convert it first".into()))
@@ -200,7 +219,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         (Some(model), Some(prompt)) => (Some(text(model)?), Some(text(prompt)?)),
         (Some(lone), None) => {
             let lone = text(lone)?;
-            if client.models()?.iter().any(|model| model.id == lone) { (Some(lone), None) } else { (None, Some(lone)) }
+            if knows(&client, &lone)? { (Some(lone), None) } else { (None, Some(lone)) }
         }
     };
     let mut messages = args.messages.as_deref().map(prompt::messages_file).transpose()?.unwrap_or_default();
@@ -231,7 +250,7 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode> {
     let client = args.service.connect()?;
     let model = args.model.service_name()?;
     if let Some(model) = &model
-        && !client.models()?.iter().any(|known| known.id == *model)
+        && !knows(&client, model)?
     {
         bail!("the service has no model `{model}`: `curl …/v1/models` and `hublab ls` list those that there are");
     }
@@ -301,7 +320,7 @@ impl Remote {
         }
         let message = answer.into_message();
         if self.json {
-            output::json(&line(&response, &message, interrupted))?;
+            output::json(&line(&response, &message, interrupted, self.options.logprobs.is_some()))?;
         }
         if self.stats
             && let Some(timings) = &response.timings
@@ -320,21 +339,33 @@ impl Remote {
 }
 
 /// The line of `--json`.
-fn line(response: &Response, message: &Message, interrupted: bool) -> serde_json::Value {
+fn line(response: &Response, message: &Message, interrupted: bool, with_logprobs: bool) -> serde_json::Value {
     let finish = match &response.finish {
         _ if interrupted => "cancelled",
         Some(FinishReason::Length) => "length",
         Some(FinishReason::ToolCalls) => "tool_calls",
         _ => "end",
     };
-    json!({
+    let mut line = json!({
         "message": message.to_json(),
         "finish": finish,
         "model": response.model,
         "answered_by": response.answered_by,
         "prompt_tokens": response.usage.prompt_tokens,
         "completion_tokens": response.usage.completion_tokens,
-    })
+    });
+    if with_logprobs {
+        line["logprobs"] = response.logprobs.iter().map(token_line).collect();
+    }
+    line
+}
+
+/// A token as `--logprobs` writes it; its id is the service's own affair.
+fn token_line(found: &TokenLogprob) -> serde_json::Value {
+    let token = |token: &str, bytes: &Option<Vec<u8>>, logprob: f64| json!({ "token": token, "bytes": bytes, "logprob": logprob });
+    let mut line = token(&found.token, &found.bytes, found.logprob);
+    line["top"] = found.top_logprobs.iter().map(|top| token(&top.token, &top.bytes, top.logprob)).collect();
+    line
 }
 
 fn show(stream: &mut sdk::Stream, view: &mut AnswerView) -> Result<()> {

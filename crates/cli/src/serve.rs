@@ -1,5 +1,6 @@
 //! `hublab serve`: flags and configuration become a node and a service.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ pub fn serve(args: &ServeArgs, source: ConfigSource) -> Result<ExitCode> {
     let effective = SystemConfig::load(&args.over(source))?;
     output::start_logging(effective.config.kernel.log_level);
     let store = ModelStore::open(store::config(&effective));
-    let (files, first) = args.models(&store)?;
+    let (files, first) = args.models(&store, &effective)?;
     let catalog = Catalog { files, store };
     let config = args.server_config(&effective, first);
     let tls = config.tls.is_some();
@@ -74,8 +75,9 @@ impl ServeArgs {
         source
     }
 
-    /// The models of the command line: those that are files, and the name of the first of all.
-    fn models(&self, store: &ModelStore) -> Result<(Vec<CatalogModel>, Option<String>)> {
+    /// The models that are files, and the name of the one that answers where a request names none: the first of the command line,
+    /// else the configured one.
+    fn models(&self, store: &ModelStore, effective: &EffectiveConfig) -> Result<(Vec<CatalogModel>, Option<String>)> {
         let (mut files, mut first) = (Vec::<CatalogModel>::new(), None);
         for argument in &self.models {
             let name = match ModelName::from(argument.as_os_str()) {
@@ -94,7 +96,35 @@ impl ServeArgs {
             };
             first.get_or_insert(name);
         }
+        if let (None, Some(configured)) = (&first, &effective.config.ai.default_model) {
+            let is_swarm = self.swarms().iter().any(|swarm| swarm.model_name() == *configured);
+            let name = match ModelName::from(OsStr::new(configured)) {
+                ModelName::File(path) if !is_swarm => {
+                    let origin = effective.origin("ai.default_model");
+                    let file = file_model(path);
+                    let file = file.with_context(|| format!("the default model (key `ai.default_model`, {origin})"))?;
+                    let name = file.name.clone();
+                    files.push(file);
+                    name
+                }
+                // One that is not in the store may still be pulled: until then requests are told so.
+                _ => configured.clone(),
+            };
+            first = Some(name);
+        }
         Ok((files, first))
+    }
+
+    fn swarms(&self) -> Vec<SwarmSource> {
+        let mut swarms: Vec<SwarmSource> = self
+            .swarm
+            .iter()
+            .map(|(name, folder)| SwarmSource { name: name.clone(), folder: Some(folder.clone()) })
+            .collect();
+        if swarms.iter().all(|swarm| swarm.name.is_some()) {
+            swarms.insert(0, SwarmSource { name: None, folder: None });
+        }
+        swarms
     }
 
     fn server_config(&self, effective: &EffectiveConfig, first: Option<String>) -> ServerConfig {
@@ -108,14 +138,6 @@ impl ServeArgs {
             ..Limits::default()
         };
         let defaults = ServerConfig::default();
-        let mut swarms: Vec<SwarmSource> = self
-            .swarm
-            .iter()
-            .map(|(name, folder)| SwarmSource { name: name.clone(), folder: Some(folder.clone()) })
-            .collect();
-        if swarms.iter().all(|swarm| swarm.name.is_some()) {
-            swarms.insert(0, SwarmSource { name: None, folder: None });
-        }
         ServerConfig {
             listen: self.listen(system),
             api_key_file: server.api_key_file.clone(),
@@ -127,10 +149,10 @@ impl ServeArgs {
             },
             limits,
             drain: Duration::from_secs(self.drain),
-            default_model: first.or_else(|| system.ai.default_model.clone()).unwrap_or(defaults.default_model),
+            default_model: first.unwrap_or(defaults.default_model),
             sampling: system.runtime.generation_config().sampling,
             data_folder: server.storage.then(|| effective.data_folder()).flatten(),
-            swarms,
+            swarms: self.swarms(),
             pull: server.allow_pull.then(|| PullConfig::from_environment(|name| std::env::var_os(name))),
         }
     }

@@ -297,7 +297,8 @@ impl SamplingArgs {
         ]
     }
 
-    fn check_samplers(&self) -> Result<(), Usage> {
+    /// Refuses a flag for a sampler that `--samplers` leaves out.
+    pub fn check_samplers(&self) -> Result<(), Usage> {
         let Some(Samplers(order)) = &self.samplers else { return Ok(()) };
         match self.flags().into_iter().find(|(_, step, given)| *given && !order.contains(step)) {
             Some((flag, step, _)) => {

@@ -27,7 +27,8 @@ pub struct LsArgs {
 /// Fetch a model
 #[derive(Debug, Args)]
 #[command(
-    long_about = "Fetches a model into the folder for models. This is the only verb that opens a connection.\n\n\
+    long_about = "Fetches a model into the folder for models. This is the only verb that connects to another machine\n\
+        by itself; `run`, `chat`, `ps` and `stop` speak to the service that you name.\n\n\
         REFERENCE is one of\n  \
           hf://OWNER/REPO/FILE.gguf[@REVISION]   a file on Hugging Face; of a split model, any part\n  \
           https://…/FILE.gguf                    any other place; http:// too\n  \

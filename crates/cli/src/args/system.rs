@@ -11,9 +11,9 @@ use crate::model::ModelName;
 #[command(
     long_about = "Prints the configuration that is in force, and where each value came from; what this machine has;\n\
         which models it can hold; and what is wrong, with advice. Nothing is changed and nothing is sent anywhere.\n\n\
-        A model fits if its weights and the keys and values of a conversation of 4096 tokens find room in the\n\
-        memory that is available now; it is tight if other programs would have to give some of theirs back. The\n\
-        typical models are Qwen 2.5 (0.5B) and Llama 3 (1B, 3B, 8B).",
+        A model fits if its weights and the keys and values of a conversation of 4096 tokens (or of as many as\n\
+        `server.context` says) find room in the memory that is available now; it is tight if other programs would\n\
+        have to give some of theirs back. The typical models are Qwen 2.5 (0.5B) and Llama 3 (1B, 3B, 8B).",
     after_long_help = "Examples:\n  \
         hublab doctor\n  \
         hublab doctor ./model.gguf\n  \

@@ -9,6 +9,8 @@ mod configuration;
 mod constraints;
 mod convert;
 mod imatrix;
+#[cfg(unix)]
+mod killed;
 mod program;
 mod prompts;
 mod quantize;

@@ -3,6 +3,8 @@
 use std::process::Child;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use serde_json::json;
+
 use crate::program::{Outcome, command, folder, hublab, hublab_with, wait};
 use crate::serve::{end, started};
 
@@ -126,4 +128,50 @@ fn a_service_with_a_certificate_is_asked_by_https() {
     named.env("HUBLAB_HOST", address).env("HUBLAB_CA_FILE", &authority);
     let listed = wait(named.spawn().unwrap());
     assert_eq!(listed.code, 0, "{}", listed.stderr);
+}
+
+#[test]
+fn all_that_a_service_can_do_about_sampling_reaches_it() {
+    let service = Service::start(&[]);
+    let ask = |flags: &[&str]| service.ask(&[&["run", "What does tar do?", "--json", "-n", "3"], flags].concat(), "");
+    let line = ask(&["--preset", "greedy", "--logprobs", "2"]).json();
+    let tokens = line["logprobs"].as_array().unwrap();
+    assert_eq!(tokens.len(), 3, "{line}");
+    assert!(tokens.iter().all(|token| token["top"].as_array().unwrap().len() == 2 && token["logprob"].is_number()));
+    assert!(ask(&["--preset", "greedy"]).json()["logprobs"].is_null());
+    // Of the likeliest token alone there is one answer, whatever the temperature.
+    let hot = ["--temp", "5", "--top-k", "1", "--samplers", "top_k,temperature", "--seed", "1"];
+    assert_eq!(ask(&hot).json()["message"], line["message"]);
+    assert_eq!(ask(&[&hot[..], &["--min-keep", "1"]].concat()).json()["message"], line["message"]);
+    let kept = ask(&["--temp", "5", "--min-p", "1", "--min-keep", "50", "--seed", "3"]);
+    assert_eq!(kept.code, 0, "{}", kept.stderr);
+    let nothing = ask(&["--samplers", "top_k,temperature", "--min-p", "0.5"]);
+    assert_eq!(nothing.code, 2, "a flag that would do nothing: {}", nothing.stderr);
+}
+
+#[test]
+fn a_name_means_what_it_means_to_the_service() {
+    let data = folder("remote-names");
+    // As Ollama keeps what it has fetched.
+    let models = data.join("ollama");
+    let (manifests, blobs) = (models.join("manifests/registry.ollama.ai/library/small"), models.join("blobs"));
+    std::fs::create_dir_all(&manifests).unwrap();
+    std::fs::create_dir_all(&blobs).unwrap();
+    let built_in = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/default.gguf");
+    let bytes = std::fs::copy(built_in, blobs.join(format!("sha256-{}", "0".repeat(64)))).unwrap();
+    let layer = json!({ "mediaType": "application/vnd.ollama.image.model", "digest": format!("sha256:{}", "0".repeat(64)),
+        "size": bytes });
+    let manifest = json!({ "schemaVersion": 2, "config": {}, "layers": [layer] });
+    std::fs::write(manifests.join("latest"), manifest.to_string()).unwrap();
+    let mut serve = command(&["serve", "--port", "0"]);
+    let (child, address) = started(serve.env("XDG_DATA_HOME", data).env("OLLAMA_MODELS", models), "http");
+    let service = Service { child: Some(child), flag: format!("--service=http://{address}") };
+    let question = "What does tar do?";
+    let here = hublab(&["run", question]);
+    for name in ["small", "small:latest"] {
+        let run = service.ask(&["run", name, "--preset", "greedy"], question);
+        assert_eq!(run.text(), here.text(), "{}", run.stderr);
+        let chat = service.ask(&["chat", name, "--preset", "greedy"], &format!("{question}\n"));
+        assert_eq!(chat.code, 0, "{}", chat.stderr);
+    }
 }

@@ -27,13 +27,13 @@ fn line(stream: &mut impl Read) -> String {
 /// A service that is to be, and its first address with this scheme.
 pub fn started(command: &mut Command, scheme: &str) -> (Child, String) {
     let mut child = command.spawn().unwrap();
-    // Services of other tests may keep the conversations to themselves, which is warned of first.
+    // Services of other tests may have the data folder to themselves, which is warned of first.
     let start = format!("listening on {scheme}://");
     let address = loop {
         let line = line(child.stderr.as_mut().unwrap());
         match line.strip_prefix(&start) {
             Some(address) => break address.to_owned(),
-            None => assert!(line.contains("conversations are not kept"), "{line}"),
+            None => assert!(line.contains("in use by another process"), "{line}"),
         }
     };
     (child, address)
@@ -109,22 +109,67 @@ fn what_it_cannot_serve_with_is_said_at_once() {
 }
 
 #[test]
+fn the_configured_model_answers_where_none_is_named() {
+    let model = Tiny::new().save("serve-configured");
+    let file = crate::program::folder("serve-configured-file").join("system.toml");
+    let arguments = ["--config", file.to_str().unwrap()];
+    std::fs::write(&file, format!("[ai]\ndefault_model = {model:?}\n")).unwrap();
+    let (child, address) = serving(&arguments);
+    let request = post_request("/v1/completions", "{\"prompt\":\"abc\",\"max_tokens\":3}");
+    let answer = ask(TcpStream::connect(&address).unwrap(), &request);
+    assert!(answer.contains("\"model\":\"tiny\""), "{answer}");
+    end(&child);
+    assert_eq!(wait(child).code, 0);
+    // A file that is not there is told at the start, a name that is not in the store when it is asked for: it may be pulled.
+    std::fs::write(&file, "[ai]\ndefault_model = \"no/such.gguf\"\n").unwrap();
+    let outcome = hublab(&["serve", "--port", "0", arguments[0], arguments[1]]);
+    assert_eq!(outcome.code, 1);
+    assert!(
+        outcome.stderr.contains("ai.default_model") && outcome.stderr.contains("no/such.gguf"),
+        "{}",
+        outcome.stderr
+    );
+    std::fs::write(&file, "[ai]\ndefault_model = \"nobody\"\n").unwrap();
+    let (child, address) = serving(&arguments);
+    let answer = ask(TcpStream::connect(&address).unwrap(), &request);
+    assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("nobody"), "{answer}");
+    end(&child);
+    assert_eq!(wait(child).code, 0);
+}
+
+#[test]
+fn a_conversation_is_as_long_as_the_memory_allows() {
+    let model = Tiny::new().save("serve-context");
+    let request = post_request("/v1/completions", "{\"prompt\":\"abc\",\"max_tokens\":3}");
+    let context_of = |arguments: &[&str]| {
+        let (child, address) = serving(&[&[&*model], arguments].concat());
+        let answer = ask(TcpStream::connect(&address).unwrap(), &request);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let running = get(&address, "/api/ps");
+        let (_, context) = running.split_once("\"context_length\":").unwrap();
+        let context = context.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<usize>().unwrap();
+        end(&child);
+        (context, wait(child).stderr)
+    };
+    assert_eq!(context_of(&[]).0, 32768);
+    let (context, said) = context_of(&["--max-memory", "4MiB"]);
+    assert!((4096..32768).contains(&context), "{context}");
+    assert!(said.contains(&format!("{context} tokens instead of 32768")), "{said}");
+    assert_eq!(context_of(&["--ctx", "100"]).0, 100);
+}
+
+#[test]
 fn the_configuration_can_let_clients_have_models_fetched() {
     let file = crate::program::folder("serve-pull").join("system.toml");
-    let body = "{\"model\":\"https://example.org/model.gguf\"}";
-    let length = body.len();
-    let request = format!(
-        "POST /api/pull HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
-    );
     // Addresses are never taken from clients, but what is refused first tells whether anything is.
     for (value, said) in [("false", "--allow-pull"), ("true", "Hugging Face and Ollama's registry only")] {
         std::fs::write(&file, format!("[server]\nallow_pull = {value}\n")).unwrap();
         let (child, address) = serving(&["--config", file.to_str().unwrap()]);
-        let mut stream = TcpStream::connect(address).unwrap();
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 403") && answer.contains(said), "{answer}");
+        for reference in ["https://example.org/model.gguf", "10.0.0.5:8443/owner/model", "ollama://nas/owner/model"] {
+            let request = post_request("/api/pull", &format!("{{\"model\":\"{reference}\"}}"));
+            let answer = ask(TcpStream::connect(&address).unwrap(), &request);
+            assert!(answer.starts_with("HTTP/1.1 403") && answer.contains(said), "{reference}: {answer}");
+        }
         end(&child);
         assert_eq!(wait(child).code, 0);
     }
