@@ -7,7 +7,9 @@
 Each round asks both services for `--streams` answers at once over /v1/completions: prompts of `--prompt` random tokens, all
 different, `--out` tokens each, greedy. Prints medians over the rounds: generated tokens per second in total from the first
 request to the end of the last, and the time to the first token. `--first` adds a cold start: the time from the start of the
-program to its first answer from /health and to the first token of a first request, its prefill included.
+program to its first answer from /health and to the first token of a first request, its prefill included. `--overhead N` adds
+what a request costs beside its computing: N times one token after a prompt of eight, one request after the other, best seen with a
+tiny model.
 
 llama-server is the one in the wheel `xllamacpp`, in a process of its own; only one of the two services runs at a time.
 """
@@ -50,7 +52,8 @@ class Service:
         context = args.prompt + args.out + 64
         start = time.perf_counter()
         if kind == "hublab":
-            env = dict(os.environ, HUBLAB_DATA_DIR=args.scratch)
+            # Neither the user's settings nor the user's conversations.
+            env = dict(os.environ, HUBLAB_CONFIG="/dev/null", HUBLAB_SERVER_STORAGE="false")
             command = [args.hublab, "serve", "--port", str(self.port), args.model]
             self.name = os.path.basename(args.model).removesuffix(".gguf")
         else:
@@ -119,13 +122,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("model")
     parser.add_argument("--hublab", default="target/release/hublab")
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 8])
+    parser.add_argument("--streams", type=int, nargs="*", default=[1, 4, 8])
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--out", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--scratch", default="/tmp/hublab-bench")
     parser.add_argument("--first", action="store_true")
+    parser.add_argument("--overhead", type=int, default=0)
     args = parser.parse_args()
     args.model = os.path.abspath(args.model)
     rng = random.Random(1)
@@ -143,6 +146,20 @@ def main():
                 service.stop()
             health, first, again = (statistics.median(column) for column in zip(*found))
             print(f"{kind:7} /health {health:.1f} ms, first token {first:.0f} ms, of a second request {again:.0f} ms")
+    if args.overhead:
+        found = {kind: [] for kind in kinds}
+        for at in range(args.rounds):
+            for kind in kinds if at % 2 == 0 else reversed(kinds):
+                service = Service(kind, args, 1)
+                for _ in range(args.overhead + 20):
+                    prompt = [rng.randrange(300, 400) for _ in range(8)]
+                    found[kind].append(service.ask(prompt, 1)[1] * 1e3)
+                del found[kind][-args.overhead - 20 : -args.overhead]
+                service.stop()
+        for kind in kinds:
+            cuts = statistics.quantiles(found[kind], n=1000, method="inclusive")
+            p50, p95, p99 = cuts[499], cuts[949], cuts[989]
+            print(f"{kind:7} a request for one token: p50 {p50:.2f}, p95 {p95:.2f}, p99 {p99:.2f} ms")
     for streams in args.streams:
         found = {kind: [] for kind in kinds}
         for at in range(args.rounds):
