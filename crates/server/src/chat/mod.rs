@@ -112,7 +112,8 @@ pub struct ChatRequest {
     pub swarm: SwarmWishes,
     /// What the reader of the answer should know of the request.
     pub notes: Vec<String>,
-    /// How long the model stays in memory from now on. The experts of a swarm stay as long as no other needs the memory.
+    /// How long the model stays in memory from now on. The experts of a swarm stay as long as the
+    /// node says.
     pub keep_alive: KeepAlive,
 }
 

@@ -241,7 +241,7 @@ pub async fn load(app: &App, meant: Meant, stay: KeepAlive) -> Result<&'static s
     blocking(move || {
         match app.swarm_source(&meant.name).cloned() {
             Some(_) if free => {
-                let message = "the experts of a swarm leave memory when others need it: `keep_alive` cannot be 0 here";
+                let message = "the experts of a swarm leave memory by themselves (`server.keep_alive`): `keep_alive` cannot be 0 here";
                 return Err(ApiError::field("keep_alive", message).coded("unsupported_value"));
             }
             Some(source) => app.open_swarm(&source).map(drop)?,

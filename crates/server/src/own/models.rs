@@ -29,7 +29,7 @@ pub async fn load(State(app): State<App>, JsonBody(body): JsonBody) -> Result<Js
     fields.finish(&[])?;
     let model = model_name(given, &app)?;
     if app.swarm_source(&model).is_some() && stay != KeepAlive::AsBefore {
-        let message = "the experts of a swarm stay until others need the memory: leave `keep_alive` out";
+        let message = "the experts of a swarm leave memory by themselves (`server.keep_alive`): leave `keep_alive` out";
         return Err(ApiError::field("keep_alive", message).coded("unsupported_value"));
     }
     let begun = Instant::now();
@@ -60,7 +60,7 @@ pub async fn unload(
     fields.finish(&[])?;
     let model = model_name(given, &app)?;
     if app.swarm_source(&model).is_some() {
-        let message = "the experts of a swarm leave memory when others need it";
+        let message = "the experts of a swarm leave memory by themselves (`server.keep_alive`)";
         return Err(ApiError::field("model", message).coded("unsupported_value"));
     }
     let name = model.clone();
