@@ -419,6 +419,8 @@ pub fn ps(args: &PsArgs) -> Result<ExitCode> {
             state.map_or_else(String::new, |state| state.running.to_string()),
             match state.and_then(|state| state.expires_in_s) {
                 Some(seconds) => format!("{seconds:.0} s"),
+                // Experts of a swarm leave one by one.
+                None if model.details.family == "swarm" => "nobody asks".into(),
                 None => "the memory is needed".into(),
             },
         ]

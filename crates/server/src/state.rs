@@ -152,6 +152,14 @@ impl App {
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
     }
 
+    /// The swarms that were asked for, by their names.
+    pub(crate) fn open_swarms(&self) -> Vec<(String, Arc<SwarmEngine>)> {
+        let swarms = self.inner.swarms.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut swarms: Vec<_> = swarms.iter().map(|(name, swarm)| (name.clone(), Arc::clone(swarm))).collect();
+        swarms.sort_by(|a, b| a.0.cmp(&b.0));
+        swarms
+    }
+
     /// The swarm that a model's name means; `None` for a name that means no swarm.
     pub fn swarm_source(&self, model: &str) -> Option<&SwarmSource> {
         self.config().swarms.iter().find(|source| source.model_name() == model)

@@ -5,6 +5,7 @@ use std::time::UNIX_EPOCH;
 use axum::Json as JsonResponse;
 use axum::extract::State;
 use hublabio_runtime::ai::Json;
+use hublabio_runtime::moe::SwarmEngine;
 use hublabio_runtime::node::{CatalogModel, ServedModel};
 use hublabio_runtime::store::StoredModel;
 use hublabio_sdk::wire::ollama::{ShowRequest, ShowResponse, Tag, Tags, Version};
@@ -107,6 +108,23 @@ fn in_short(parameters: u64) -> String {
         n if n >= 1e6 => format!("{:.1}M", n / 1e6),
         n => format!("{:.1}K", n / 1e3),
     }
+}
+
+/// A swarm of which experts are in memory. Each leaves by itself: the last not later than this says.
+fn running_swarm(app: &App, name: String, swarm: &SwarmEngine) -> Option<RunningModel> {
+    let size = Some(swarm.fleet().bytes_held()).filter(|&bytes| bytes > 0)?;
+    let busy = swarm.fleet().status().iter().filter(|expert| expert.state.busy).count();
+    Some(RunningModel {
+        model: name.clone(),
+        name,
+        size,
+        size_vram: 0,
+        digest: String::new(),
+        details: swarm_details(),
+        expires_at: Some(app.node().config().keep_alive.and_then(clock::after).unwrap_or_else(|| FOREVER.into())),
+        context_length: None,
+        hublab: Some(RunningModelState { file_bytes: 0, kv_bytes: 0, running: busy as u64, expires_in_s: None }),
+    })
 }
 
 /// Describes a model.
@@ -218,9 +236,10 @@ pub async fn ps(State(app): State<App>) -> Result<JsonResponse<ProcessList>, Api
                 }),
             }
         };
-        let models = status.models.iter().map(running).collect();
+        let mut models: Vec<RunningModel> = status.models.iter().map(running).collect();
+        models.extend(app.open_swarms().into_iter().filter_map(|(name, swarm)| running_swarm(&app, name, &swarm)));
         let hublab = ServiceState {
-            max_memory: status.max_memory,
+            max_memory: app.node().config().max_memory,
             running: status.running as u64,
             waiting: status.waiting as u64,
             requests_done: status.requests_done,

@@ -6,6 +6,7 @@ use axum::Json as JsonResponse;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use hublabio_runtime::node::NodeStatus;
 use hublabio_sdk::wire::own::{Health, Ready};
 
 use crate::state::App;
@@ -48,6 +49,7 @@ pub async fn ready(State(app): State<App>) -> Response {
 )]
 pub async fn metrics(State(app): State<App>) -> Response {
     let open = app.connections().load(Ordering::Relaxed);
-    let text = app.metrics().text(&app.node().status(), app.heap(), open);
+    let max_memory = app.node().config().max_memory;
+    let text = app.metrics().text(&NodeStatus { max_memory, ..app.node().status() }, app.heap(), open);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

@@ -23,6 +23,9 @@ fn a_swarm_answers_and_says_who_did() {
     let mut pinned = body.clone();
     pinned["hublab"] = json!({ "expert": "rust", "session": 3 });
     assert_eq!(service.chat(&pinned).ok()["hublab"]["answered_by"][0]["expert"], "rust");
+    let running = service.get("/api/ps").ok();
+    let swarm = running["models"].as_array().unwrap().iter().find(|model| model["name"] == "swarm");
+    assert!(swarm.unwrap()["size"].as_u64().unwrap() > 0, "{running}");
     pinned["hublab"]["expert"] = "nobody".into();
     assert_eq!(service.chat(&pinned).error(400)["param"], "hublab.expert");
 }
