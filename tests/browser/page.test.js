@@ -185,6 +185,21 @@ check("a swarm says who is asked before the first word, and who answered at the 
   await ready(page);
   await page.selectOption("#model", "swarm");
   await page.evaluate(() => {
+    // Event by event, as of a large model: those of the built-in experts may all come between two looks at the page.
+    const quick = globalThis.fetch;
+    globalThis.fetch = async (...request) => {
+      const response = await quick(...request);
+      if (!response.headers.get("content-type")?.includes("event-stream")) return response;
+      const slow = new TransformStream({
+        async transform(chunk, controller) {
+          for (const event of new TextDecoder().decode(chunk).split(/(?<=\n\n)/)) {
+            controller.enqueue(new TextEncoder().encode(event));
+            await new Promise((done) => setTimeout(done, 30));
+          }
+        },
+      });
+      return new Response(response.body.pipeThrough(slow), { status: response.status, headers: response.headers });
+    };
     globalThis.strips = [];
     new MutationObserver(() => {
       const article = document.querySelector(".message[aria-busy]");
