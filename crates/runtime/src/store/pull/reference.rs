@@ -9,7 +9,7 @@ use super::super::{is_sha256, name};
 const REFERENCE_BYTES_MAX: usize = 4096;
 /// Files of one model.
 const PARTS_MAX: usize = 1000;
-const HF_HOSTS: [&str; 2] = ["https://huggingface.co/", "https://hf.co/"];
+const HF_HOSTS: [&str; 2] = ["huggingface.co", "hf.co"];
 
 /// Something that can be fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,9 +119,7 @@ impl Reference {
         match &self.source {
             Source::HuggingFace { .. } => true,
             Source::Url { .. } => false,
-            Source::Ollama(name) => {
-                [HOST, "hf.co", "huggingface.co"].iter().any(|host| host.eq_ignore_ascii_case(&name.host))
-            }
+            Source::Ollama(name) => name.host.eq_ignore_ascii_case(HOST) || is_hf(&name.host),
         }
     }
 
@@ -253,9 +251,15 @@ fn hugging_face(text: &str) -> Result<Source, String> {
     })
 }
 
+/// Whether a host, in whatever letters, is Hugging Face.
+fn is_hf(host: &str) -> bool {
+    HF_HOSTS.iter().any(|hf| hf.eq_ignore_ascii_case(host))
+}
+
 /// An address; one of a page of Hugging Face means the file that it shows.
 fn url(text: &str) -> Result<Source, String> {
-    if let Some(path) = HF_HOSTS.iter().find_map(|host| text.strip_prefix(host)) {
+    let of_hf = text.strip_prefix("https://").and_then(|rest| rest.split_once('/'));
+    if let Some((_, path)) = of_hf.filter(|(host, _)| is_hf(host)) {
         let path = path.split(['?', '#']).next().unwrap_or_default();
         let pieces: Vec<&str> = path.splitn(5, '/').collect();
         if let [owner, repository, "blob" | "resolve", revision, file] = pieces[..] {
@@ -383,6 +387,7 @@ mod tests {
         ] {
             assert!(known(text), "{text}");
         }
+        assert!(known("https://HuggingFace.co/o/r/blob/main/f.gguf"));
         for text in ["10.0.0.5:8443/a/b", "ollama://nas/a/b", "https://h/f.gguf", "hf.co.example/o/r", "localhost/o/r"]
         {
             assert!(!known(text), "{text}");
