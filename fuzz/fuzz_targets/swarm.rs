@@ -94,6 +94,7 @@ fn joining(text: &str) {
             text: text.to_owned(),
             confidence: [0.5, 0.25, f32::NAN, 1.0, 0.0][i % 5],
             mean_logprob: (i % 2 == 0).then_some(-1.0),
+            prompt_tokens: 7,
             tokens: text.len(),
             latency_ms: 1.0,
             cut: i % 7 == 6,
