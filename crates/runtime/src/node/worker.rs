@@ -47,6 +47,8 @@ pub(super) fn start(
         start: Instant::now(),
         team,
         status: NodeStatus { max_memory: config.max_memory, ..NodeStatus::default() },
+        left: config.max_memory,
+        budget: config.max_memory,
         config,
         board,
         own,
@@ -105,6 +107,10 @@ struct Worker {
     team: Arc<ThreadTeam>,
     board: Arc<Mutex<NodeStatus>>,
     status: NodeStatus,
+    /// Bytes that others have left for the models here.
+    left: u64,
+    /// What the cache goes by.
+    budget: u64,
     own: Sender<Command>,
     models: BTreeMap<ExpertId, Entry>,
     ids: HashMap<FileKey, ExpertId>,
@@ -207,13 +213,24 @@ impl Worker {
                 let _ = reply.send(found);
             }
             Command::Cancel(id) => self.cancel(id),
-            Command::Budget(bytes_max) => {
-                self.config.max_memory = bytes_max;
-                self.status.max_memory = bytes_max;
-                self.tell(CacheEvent::BudgetChanged { bytes_max });
+            Command::Budget(bytes) => {
+                self.left = bytes;
+                self.status.max_memory = bytes;
+                self.keep_to_budget();
             }
             Command::Loaded { expert, lane, took_ms } => self.loaded(expert, lane, took_ms),
             Command::End { drain } => self.end_at = Some(Instant::now() + drain),
+        }
+    }
+
+    /// Makes do with what others have left, but for a model that is asked and needs more: it is served as if they were not there.
+    fn keep_to_budget(&mut self) {
+        let asked = self.models.iter().filter(|(_, entry)| entry.n_jobs > 0);
+        let needed = asked.map(|(&id, entry)| self.weights(id, &entry.served).bytes).max().unwrap_or(0);
+        let bytes_max = self.left.max(needed.min(self.config.max_memory));
+        if bytes_max != self.budget {
+            self.budget = bytes_max;
+            self.tell(CacheEvent::BudgetChanged { bytes_max });
         }
     }
 
@@ -283,6 +300,7 @@ impl Worker {
             entry.is_stopping = false;
         }
         self.jobs.insert(id, (expert, job));
+        self.keep_to_budget();
         self.tell(CacheEvent::RequestQueued { request: id, experts: vec![expert] });
     }
 
@@ -501,6 +519,7 @@ impl Worker {
             entry.keep_alive = self.config.keep_alive;
             let served = Arc::clone(&entry.served);
             self.tell(CacheEvent::ExpertAdded(self.weights(id, &served)));
+            self.keep_to_budget();
         }
     }
 

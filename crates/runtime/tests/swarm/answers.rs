@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hublabio_runtime::ai::{GenerationConfig, InferenceEngine, Message, ModelConfig};
-use hublabio_runtime::node::{BuiltinCatalog, Node, NodeConfig};
+use hublabio_runtime::node::{BuiltinCatalog, KeepAlive, Node, NodeConfig};
 
 use super::models::{broken_model, other_tokenizer, random_adapter};
 use super::moe::{ExpertId, RouteQuery, RoutingStrategy, SessionId, SynthesisStrategy};
@@ -309,6 +309,16 @@ fn experts_beside_a_node_take_of_its_memory_and_give_it_back_when_nobody_asks() 
     });
     assert_eq!(again.unwrap().synthesis.text, first.synthesis.text);
     assert!(held > 0);
+    // A model that needs all of the memory is served beside experts that hold some of it.
+    let whole = node.model("default").unwrap();
+    let max_memory_of_one = whole.bytes() + whole.facts().kv_bytes;
+    let narrow = NodeConfig { max_memory: max_memory_of_one, ..NodeConfig::default() };
+    let narrow = Node::start(Arc::new(BuiltinCatalog), narrow).unwrap();
+    let beside = FleetConfig { bytes_max: Some(1 << 30), ..FleetConfig::default() };
+    let beside = SwarmEngine::open_beside(&narrow, None, &beside).unwrap();
+    ask(&beside, "What does tar do?");
+    until("experts hold some", &|| narrow.status().max_memory < max_memory_of_one);
+    narrow.load("default", KeepAlive::AsBefore).unwrap();
     drop(swarm);
     until("the swarm has gone", &|| node.status().max_memory == max_memory);
 }
