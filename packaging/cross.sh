@@ -7,7 +7,7 @@
 cross() {
     cross_target="$1-unknown-linux-musl"
     shift
-    rustup target add "$cross_target"
+    rustup target list --installed | grep -qx "$cross_target" || rustup target add "$cross_target"
     # The names that the crate `cc` and cargo look for, with the target's hyphens as underscores.
     cross_lower=$(echo "$cross_target" | tr - _)
     cross_upper=$(echo "$cross_lower" | tr '[:lower:]' '[:upper:]')
