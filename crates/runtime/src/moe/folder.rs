@@ -8,7 +8,7 @@ use hublabio_moe::ExpertId;
 
 use super::builtin;
 use super::engine::CALIBRATION_FILE;
-use super::expert_file::{Described, ExpertSpec, read_expert};
+use super::expert_file::{Described, ExpertSpec, ModelSource, read_expert};
 use super::settings::SwarmSettings;
 use crate::error::{Error, Result};
 
@@ -176,4 +176,21 @@ fn collect(folder: &Path, depth: usize, found: &mut Vec<Stamp>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Length and age of the files that an expert's weights are in.
+pub(super) fn expert_stamps(spec: &ExpertSpec) -> Vec<Stamp> {
+    let stamp = |path: PathBuf| {
+        let facts = std::fs::metadata(&path).ok();
+        let bytes = facts.as_ref().map_or(0, std::fs::Metadata::len);
+        (path, bytes, facts.and_then(|facts| facts.modified().ok()))
+    };
+    let model = match &spec.source {
+        ModelSource::File(path) => stamp(path.clone()),
+        ModelSource::Builtin(name) => {
+            (name.into(), builtin::model_bytes(name).map_or(0, |file| file.len() as u64), None)
+        }
+    };
+    let adapter = spec.adapter.iter().map(|adapter| stamp(adapter.path.clone()));
+    std::iter::once(model).chain(adapter).collect()
 }

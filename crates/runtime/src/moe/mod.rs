@@ -28,6 +28,7 @@ mod expert_file;
 mod facts;
 mod fleet;
 mod folder;
+mod resident;
 mod settings;
 mod speaker;
 mod worker;

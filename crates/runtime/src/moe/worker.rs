@@ -5,7 +5,7 @@
 //! it. The batches are `crate::node::lane`'s, mixtures `crate::ai::mixed`'s.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,16 +19,18 @@ use hublabio_moe::{
     ExpertState, ExpertWeights, Mixture, Part, RequestId, RequestRefusal,
 };
 
+use super::builtin;
 use super::expert_file::{ExpertSpec, ModelSource};
 use super::facts::{ModelFacts, facts};
 use super::fleet::{Asked, Board, Command, Done, ExpertStatus, FleetConfig, Reply, Shared};
-use super::speaker::{Deadline, Ended, Question, ReplyTo, Said, Solo, Speaker, failure};
-use super::{builtin, folder::Stamp};
+use super::folder::{Stamp, expert_stamps};
+use super::resident::Resident;
+use super::speaker::{Deadline, Ended, Question, ReplyTo, Solo, Speaker, failure};
 use crate::ai::decode::AnswerState;
 use crate::ai::mixed::{Advance, MixedAnswer, Reading};
-use crate::ai::{AdapterConfig, ChatPrompt, Finish, InferenceEngine, LOGIT_ROWS, ModelConfig, ModelText};
+use crate::ai::{AdapterConfig, Finish, InferenceEngine, ModelConfig};
 use crate::error::{Error, Result};
-use crate::node::lane::{Active, Lane, LaneConfig, kv_share};
+use crate::node::lane::{Active, kv_share};
 use crate::node::reading::{Reader, ReadingReply};
 use crate::node::{MemoryLoan, Node};
 
@@ -62,13 +64,6 @@ struct Entry {
     kv_bytes_max: u64,
     unavailable: Option<String>,
     state: ExpertState,
-}
-
-/// An expert in memory, as it was when it was loaded.
-struct Resident {
-    lane: Lane,
-    text: Option<ModelText>,
-    idle_since: Instant,
 }
 
 /// What became of a load.
@@ -325,8 +320,12 @@ impl Worker {
             added.push(id);
             self.add(spec);
         }
-        let files: BTreeMap<PathBuf, u64> =
-            self.experts.values().flat_map(|entry| stamps(&entry.spec)).map(|(path, bytes, _)| (path, bytes)).collect();
+        let files: BTreeMap<PathBuf, u64> = self
+            .experts
+            .values()
+            .flat_map(|entry| expert_stamps(&entry.spec))
+            .map(|(path, bytes, _)| (path, bytes))
+            .collect();
         self.file_bytes = files.values().sum();
         self.share_budget();
         for id in added {
@@ -378,7 +377,7 @@ impl Worker {
     /// What is in an expert's files, looked at when it is first needed and again when they change; the cache learns of it.
     fn know(&mut self, expert: ExpertId) -> std::result::Result<ModelFacts, String> {
         let entry = self.experts.get_mut(&expert).ok_or_else(|| format!("there is no expert {expert}"))?;
-        let stamps = stamps(&entry.spec);
+        let stamps = expert_stamps(&entry.spec);
         if let Some(facts) = entry.facts
             && entry.stamps == stamps
         {
@@ -804,59 +803,6 @@ impl Entry {
     }
 }
 
-impl Resident {
-    fn new(mut engine: InferenceEngine, adapter: Option<&AdapterConfig>, kv_bytes_max: u64) -> Result<Self> {
-        engine.set_adapters(adapter.map_or(&[], std::slice::from_ref))?;
-        let text = engine.text().ok().cloned();
-        let (context, kv) = (engine.context(), engine.model().default_kv());
-        // Who only reads beside the answers must not wait for a place: memory is its limit.
-        let config = LaneConfig { context, kv, kv_bytes_max, running_max: LOGIT_ROWS };
-        Ok(Self { lane: Lane::new(engine.into_runner(), &config), text, idle_since: Instant::now() })
-    }
-
-    fn text(&self) -> Result<&ModelText> {
-        self.text.as_ref().ok_or(Error::NoTokenizer)
-    }
-
-    fn prompt(&self, question: &Question, spec: &ExpertSpec) -> Result<ChatPrompt> {
-        question.prompt(self.text()?, spec)
-    }
-
-    /// A prompt that fits, and where the question is in it.
-    fn question(&self, question: &Question, spec: &ExpertSpec) -> Result<(ChatPrompt, Range<usize>)> {
-        let prompt = self.prompt(question, spec)?;
-        self.lane.check(&prompt.tokens)?;
-        let span = question.span(self.text()?, spec, &prompt)?;
-        Ok((prompt, span))
-    }
-
-    /// An answer of which nothing is said yet.
-    fn begin(&self, question: &Question, spec: &ExpertSpec, prompt: &ChatPrompt) -> Result<(AnswerState, Said)> {
-        let text = self.text()?;
-        let mut config = question.config(spec);
-        config.logprobs = Some(0);
-        let said = Said::of(text, prompt, &mut config)?;
-        Ok((AnswerState::new(text, &prompt.tokens, &config)?, said))
-    }
-}
-
-/// Length and age of the files that an expert's weights are in.
-fn stamps(spec: &ExpertSpec) -> Vec<Stamp> {
-    let stamp = |path: std::path::PathBuf| {
-        let facts = std::fs::metadata(&path).ok();
-        let bytes = facts.as_ref().map_or(0, std::fs::Metadata::len);
-        (path, bytes, facts.and_then(|facts| facts.modified().ok()))
-    };
-    let model = match &spec.source {
-        ModelSource::File(path) => stamp(path.clone()),
-        ModelSource::Builtin(name) => {
-            (name.into(), builtin::model_bytes(name).map_or(0, |file| file.len() as u64), None)
-        }
-    };
-    let adapter = spec.adapter.iter().map(|adapter| stamp(adapter.path.clone()));
-    std::iter::once(model).chain(adapter).collect()
-}
-
 /// What a panic said.
 pub(crate) fn what_panicked(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
@@ -865,115 +811,5 @@ pub(crate) fn what_panicked(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::AtomicBool;
-
-    use hublabio_moe::MixtureConfig;
-
-    use super::super::folder::SwarmSpec;
-    use super::*;
-    use crate::ai::GenerationConfig;
-    use crate::node::{AnswerEvent, AnswerSink};
-
-    /// Longer than anything here takes, so that a defect ends the test.
-    const PATIENCE: Duration = Duration::from_secs(120);
-
-    /// A sink that breaks.
-    struct Broken;
-
-    impl AnswerSink for Broken {
-        fn take(&mut self, _: AnswerEvent) -> ControlFlow<()> {
-            panic!("the sink breaks");
-        }
-    }
-
-    /// A worker on this thread.
-    struct Bench {
-        worker: Worker,
-        inbox: Receiver<Command>,
-        reply: Sender<(usize, Reply)>,
-        replies: Receiver<(usize, Reply)>,
-        done: BTreeMap<usize, Box<Done>>,
-    }
-
-    impl Bench {
-        fn new() -> Self {
-            let (own, inbox) = channel();
-            let mut worker = Worker::new(&FleetConfig::default(), None, Arc::default(), own).unwrap();
-            worker.set_experts(SwarmSpec::builtin().unwrap().experts.into_iter().map(Arc::new).collect());
-            let (reply, replies) = channel();
-            Self { worker, inbox, reply, replies, done: BTreeMap::new() }
-        }
-
-        fn expert(&self, name: &str) -> ExpertId {
-            let mut known = self.worker.experts.iter();
-            *known.find(|(_, entry)| entry.spec.config.name == name).unwrap().0
-        }
-
-        fn ask(&mut self, index: usize, names: &[&str]) {
-            let experts: Vec<ExpertId> = names.iter().map(|name| self.expert(name)).collect();
-            let priors = vec![1.0; experts.len()];
-            let mixture = (names.len() > 1).then(|| Mixture::new(MixtureConfig::default(), &priors).unwrap());
-            let generation = Some(GenerationConfig::greedy());
-            let text = "How do I list files?".to_owned();
-            let question = Question { text, generation, max_tokens: Some(30), ..Question::default() };
-            let cancelled = Arc::new(AtomicBool::new(false));
-            let reply = ReplyTo { index, sender: self.reply.clone(), cancelled };
-            let request = self.worker.shared.next_request();
-            let asked = Asked { request, experts, question, mixture, reply };
-            assert!(self.worker.take(Command::Ask(Box::new(asked))).is_continue());
-        }
-
-        fn drive(&mut self, until: impl Fn(&Self) -> bool) {
-            while !until(self) {
-                let is_busy = self.worker.round();
-                for (index, reply) in self.replies.try_iter() {
-                    if let Reply::Done(done) = reply {
-                        self.done.insert(index, done);
-                    }
-                }
-                if !is_busy && !until(self) {
-                    let command = self.inbox.recv_timeout(PATIENCE).expect("something is still on its way");
-                    assert!(self.worker.take(command).is_continue());
-                } else if let Ok(command) = self.inbox.try_recv() {
-                    assert!(self.worker.take(command).is_continue());
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_crash_ends_what_one_expert_is_at_and_nothing_else() {
-        let mut bench = Bench::new();
-        bench.ask(0, &["python"]);
-        bench.ask(1, &["rust"]);
-        bench.ask(2, &["rust", "python"]);
-        bench.drive(|bench| {
-            bench.worker.running.len() == 3 && bench.worker.loaded.values().any(|it| it.lane.has_work())
-        });
-        assert!(bench.done.is_empty());
-        // Somebody asks for the expert whose computation breaks.
-        let python = bench.expert("python");
-        let loads = bench.worker.cache.stats().loads;
-        let spec = Arc::clone(&bench.worker.experts[&python].spec);
-        let resident = bench.worker.loaded.get_mut(&python).unwrap();
-        let question = Question { text: "Why?".into(), ..Question::default() };
-        let prompt = resident.prompt(&question, &spec).unwrap();
-        let (answer, _) = resident.begin(&question, &spec, &prompt).unwrap();
-        resident.lane.add(Active::new(RequestId(u64::MAX), answer, Box::new(Broken), prompt.tokens));
-        bench.drive(|bench| bench.done.len() == 3);
-        let failure = |done: &Done| done.result.as_ref().err().map(ToString::to_string);
-        let said = failure(&bench.done[&0]).expect("its answers fail");
-        assert!(said.contains("it crashed"), "{said}");
-        assert_eq!(failure(&bench.done[&1]), None);
-        // A mixture goes on with the others.
-        assert_eq!(failure(&bench.done[&2]), None);
-        let lost = &bench.done[&2].failed;
-        assert!(matches!(&lost[..], [(id, ExpertFailure::Failed(_))] if *id == python), "{lost:?}");
-        // The expert is loaded anew.
-        bench.ask(3, &["python"]);
-        bench.drive(|bench| bench.done.len() == 4);
-        assert_eq!(failure(&bench.done[&3]), None);
-        assert_eq!(bench.worker.cache.stats().loads, loads + 1, "and its base is still there");
-    }
-}
+#[path = "worker_tests.rs"]
+mod tests;
