@@ -46,6 +46,7 @@ pub use stop::{STOP_BYTES_MAX, STOP_STRINGS_MAX};
 pub use vocabulary::read_tokenizer;
 
 /// The model that comes with the binary: small, trained on documentation, at work without any download.
-pub const DEFAULT_MODEL: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/default.gguf"));
+// Of a constant, every part of the program that names it would carry a copy.
+pub static DEFAULT_MODEL: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/default.gguf"));
 /// What to call it.
 pub const DEFAULT_MODEL_NAME: &str = "default";

@@ -43,6 +43,11 @@ pub(super) const CALIBRATION: &str = include_str!(root!("experts/calibration.tom
 
 const SETTINGS: &str = include_str!(root!("experts/swarm.toml"));
 
+// Each has one place: of a constant, every part of the program that names it would carry a copy.
+static LINUX: &[u8] = include_bytes!(root!("models/experts/linux.gguf"));
+static PYTHON: &[u8] = include_bytes!(root!("models/experts/python.gguf"));
+static RUST: &[u8] = include_bytes!(root!("models/experts/rust.gguf"));
+
 /// The model of this name.
 pub(super) fn model_name(name: &str) -> Option<&'static str> {
     MODEL_NAMES.into_iter().find(|known| *known == name)
@@ -52,9 +57,9 @@ pub(super) fn model_name(name: &str) -> Option<&'static str> {
 pub(super) fn model_bytes(name: &str) -> Option<&'static [u8]> {
     Some(match name {
         DEFAULT_MODEL_NAME => DEFAULT_MODEL,
-        "linux" => include_bytes!(root!("models/experts/linux.gguf")),
-        "python" => include_bytes!(root!("models/experts/python.gguf")),
-        "rust" => include_bytes!(root!("models/experts/rust.gguf")),
+        "linux" => LINUX,
+        "python" => PYTHON,
+        "rust" => RUST,
         _ => return None,
     })
 }
