@@ -48,7 +48,11 @@ export class Sidebar {
   /** Shows what is there now. One question at a time; what is wanted meanwhile is asked after it, once. */
   refresh() {
     this.stale = true;
-    this.loading ??= this.load().finally(() => (this.loading = null));
+    this.loading ??= this.load().finally(() => {
+      this.loading = null;
+      // What was wanted after the last look, before anybody could see that it had ended.
+      return this.stale ? this.refresh() : undefined;
+    });
     return this.loading;
   }
 

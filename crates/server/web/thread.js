@@ -156,9 +156,11 @@ export class Thread {
     const at = all.indexOf(message.id);
     const step = (by, name, label) => h("button", { type: "button", class: "quiet small", "aria-label": label,
       disabled: busy || all[at + by] === undefined, onclick: () => this.app.guard(async () => {
-        await this.app.choose(all[at + by]);
+        const kept = this.app.choose(all[at + by]);
+        // It is shown already: the keyboard goes there before the service has answered.
         const there = this.place.querySelector(`[data-id="${all[at + by]}"] .branches`);
         (there?.querySelector(`[aria-label="${label}"]:not(:disabled)`) ?? there?.querySelector("button:not(:disabled)"))?.focus();
+        await kept;
       }) }, name);
     return h("div", { class: "branches", role: "group", "aria-label": "Versions" }, step(-1, "‹", "Version before"),
       h("span", {}, `${at + 1}/${all.length}`), step(1, "›", "Version after"));
