@@ -193,7 +193,8 @@ impl SamplingArgs {
 
 /// Whether the service has a model of this name, or one that the name means: an alias, a name without its tag.
 fn knows(client: &AiClient, name: &str) -> Result<bool> {
-    if name.is_empty() || name.len() > NAME_BYTES_MAX {
+    // What no model is called is not asked for: an address may be written down on its way.
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Ok(false);
     }
     match client.describe_model(name) {

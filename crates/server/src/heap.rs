@@ -129,7 +129,7 @@ impl<S: Send + Sync> FromRequestParts<S> for HeldShare {
 pub(crate) fn too_little(needed: usize, what: &str, app: &App) -> ApiError {
     let max = app.heap().max();
     if needed > max {
-        let message = format!("{what} takes {needed} bytes, `kernel.heap_size` is {max}: send less, or raise it");
+        let message = format!("{what} takes {needed} bytes, `kernel.heap_size` is {max}: ask for less, or raise it");
         return ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message).coded("body_too_large");
     }
     ApiError::unavailable("requests hold all memory that they may: try again").coded("overloaded")

@@ -123,22 +123,24 @@ fn samplers(fields: &Fields<'_>) -> Result<Option<Vec<SamplerStep>>, ApiError> {
 
 /// The limit of tokens under one of several names; -1 for none.
 pub fn max_tokens(fields: &Fields<'_>, names: &[&'static str]) -> Result<Option<usize>, ApiError> {
-    let mut limit = None;
+    let mut limit: Option<(usize, &str)> = None;
     for name in names.iter().copied() {
         match fields.window(name)? {
             Some(0) => {
                 let message = format!("`{name}` is 0: an answer has at least one token");
                 return Err(ApiError::field(name, message).coded("invalid_value"));
             }
-            Some(n) if limit.is_some_and(|other| other != n) => {
-                let message = format!("`{name}` says something else than `{}`: give one of them", names[0]);
-                return Err(ApiError::field(name, message).coded("invalid_value"));
+            Some(n) => {
+                if let Some((_, other)) = limit.filter(|(said, _)| *said != n) {
+                    let message = format!("`{name}` says something else than `{other}`: give one of them");
+                    return Err(ApiError::field(name, message).coded("invalid_value"));
+                }
+                limit = Some((n, name));
             }
-            Some(n) => limit = Some(n),
             None => {}
         }
     }
-    Ok(limit.filter(|&n| n != usize::MAX))
+    Ok(limit.map(|(n, _)| n).filter(|&n| n != usize::MAX))
 }
 
 /// The conversation.

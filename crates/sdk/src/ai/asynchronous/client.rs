@@ -36,7 +36,7 @@ pub struct AiClient {
 
 impl AiClient {
     /// Connects to where `HUBLAB_HOST` says; without it to the socket of a service that the user started
-    /// (`$XDG_RUNTIME_DIR/hublab.sock`), to that of one that the system started (`/run/hublab/hublab.sock`), or to
+    /// (`$XDG_RUNTIME_DIR/hublab.sock`), to that of one that the system started (`/run/hublab.sock`), or to
     /// `http://127.0.0.1:11434`, whichever answers first. The key is in `HUBLAB_API_KEY`, where one is needed;
     /// `HUBLAB_CA_FILE` is for a service at `https://` what `with_ca_file` is.
     ///
