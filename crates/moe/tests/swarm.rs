@@ -519,6 +519,7 @@ fn weighted_average_says_what_no_member_would() {
     let streamed = ["routed to 1", "python started", "general started", "text middle ", "text middle "];
     assert_eq!(pieces[..5], streamed);
     assert_eq!(answer.usage.iter().map(|(id, usage)| (id.0, usage.tokens)).collect::<Vec<_>>(), [(1, 4), (9, 4)]);
+    assert_eq!(answer.tokens, 4, "written once");
 }
 
 #[test]
@@ -563,7 +564,7 @@ fn a_member_that_fails_leaves_the_mixture_to_the_others() {
     ];
     let text = "middle middle middle middle ";
     let answer = case.check(&mut script, text, SynthesisStrategy::WeightedAverage, &notes);
-    assert_eq!(weights(&answer), [(1, 0.533), (2, 0.467), (3, 0.0), (9, 0.0)]);
+    assert_eq!(weights(&answer), [(1, 0.533), (2, 0.467)], "of those who had a part in it");
     assert_eq!(answer.usage[2].1.failure.as_deref(), Some("no answer within 50 ms"));
 }
 

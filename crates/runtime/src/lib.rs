@@ -83,7 +83,7 @@ impl RuntimeConfig {
         moe::FleetConfig {
             threads: (self.num_threads > 0).then_some(self.num_threads),
             bytes_max: Some(self.max_memory as u64),
-            settings: None,
+            ..moe::FleetConfig::default()
         }
     }
 

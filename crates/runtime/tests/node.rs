@@ -149,7 +149,7 @@ fn a_batch_gives_the_bits_that_each_answer_has_alone() {
         assert_eq!(together.stats.prompt_tokens, prompt.len());
     }
     let status = node.status();
-    assert!(status.steps < status.generated_tokens / 2, "they were computed in batches: {status:?}");
+    assert!(status.work.steps < status.work.generated_tokens / 2, "they were computed in batches: {status:?}");
 }
 
 #[test]
@@ -184,8 +184,8 @@ fn who_hangs_up_stops_at_once_and_alone() {
     drop(gone);
     let alone = answer(&ask(&node, "default", QUESTIONS[1], &seeded(1, 60))).unwrap();
     assert_eq!(answer(&stays).unwrap().tokens, alone.tokens);
-    wait_for(&node, "the first is given up", |node| node.status().requests_cancelled == 1);
-    wait_for(&node, "nobody runs", |node| node.status().running == 0);
+    wait_for(&node, "the first is given up", |node| node.status().work.requests_cancelled == 1);
+    wait_for(&node, "nobody runs", |node| node.status().work.running == 0);
 }
 
 #[test]
@@ -212,9 +212,9 @@ fn a_request_can_be_cancelled_by_its_number() {
 fn more_than_the_queue_holds_are_refused() {
     let node = node(NodeConfig { running_max: 2, queue_max: 3, ..NodeConfig::default() });
     let running: Vec<_> = (0..2).map(|_| keep_busy(&node)).collect();
-    wait_for(&node, "two run", |node| node.status().running == 2);
+    wait_for(&node, "two run", |node| node.status().work.running == 2);
     let waiting: Vec<_> = (0..3).map(|_| ask(&node, "default", QUESTIONS[1], &seeded(1, 5))).collect();
-    wait_for(&node, "three wait", |node| node.status().waiting == 3);
+    wait_for(&node, "three wait", |node| node.status().work.waiting == 3);
     let model = node.model("default").unwrap();
     let prompt = prompt(&model, QUESTIONS[0]);
     let refused = node.submit(GenerationRequest::new(model, prompt, endless(&node)), Box::new(channel().0));
@@ -241,7 +241,7 @@ fn what_cannot_be_honoured_is_refused_at_once() {
     let stop = GenerationConfig { stop: vec![String::new()], ..config() };
     assert!(refusal(vec![TokenId(9)], stop).contains("stop strings"));
     assert!(node.model("no-such-model").is_err_and(|error| error.to_string().contains("there is no model")));
-    assert_eq!(node.status().loads, 0, "nothing was loaded for that");
+    assert_eq!(node.status().work.loads, 0, "nothing was loaded for that");
 }
 
 #[test]
@@ -271,7 +271,7 @@ fn a_crash_ends_its_model_and_not_the_node() {
     let prompt = prompt(&model, QUESTIONS[0]);
     node.submit(GenerationRequest::new(model, prompt, endless(&node)), Box::new(Broken)).unwrap();
     assert!(answer(&other).is_ok(), "another model does not notice");
-    wait_for(&node, "it failed", |node| node.status().requests_failed == 1);
+    wait_for(&node, "it failed", |node| node.status().work.requests_failed == 1);
     assert_eq!(
         answer(&ask(&node, "default", QUESTIONS[0], &GenerationConfig::greedy())).unwrap().text,
         "An archiving utility."
@@ -314,8 +314,8 @@ fn models_come_and_go_within_the_budget() {
     }
     let status = node.status();
     assert!(status.models.len() <= 2, "{status:?}");
-    assert!(status.loads <= 12, "requests are grouped by model: {} loads for 40", status.loads);
-    wait_for(&node, "all are done", |node| node.status().requests_done == 40);
+    assert!(status.work.loads <= 12, "requests are grouped by model: {} loads for 40", status.work.loads);
+    wait_for(&node, "all are done", |node| node.status().work.requests_done == 40);
     let too_large = Node::start(Arc::new(Four), NodeConfig { max_memory: one / 2, ..NodeConfig::default() }).unwrap();
     let refused = answer(&ask(&too_large, "default", QUESTIONS[0], &seeded(1, 5))).unwrap_err().to_string();
     assert!(refused.starts_with("model `default` needs") && refused.contains("raise max_memory"), "{refused}");
@@ -336,7 +336,7 @@ fn models_stay_as_long_as_they_are_told() {
     assert!(!node.unload("default").unwrap(), "it was not in memory");
     // One that answers is freed when it has answered.
     let events = ask(&node, "rust", QUESTIONS[2], &seeded(1, 200));
-    wait_for(&node, "it runs", |node| node.status().running == 1);
+    wait_for(&node, "it runs", |node| node.status().work.running == 1);
     assert!(node.unload("rust").unwrap());
     assert!(answer(&events).is_ok());
     wait_for(&node, "it is freed", |node| node.status().models.is_empty());
@@ -384,7 +384,7 @@ fn embeddings_are_those_of_an_engine() {
 fn a_list_of_texts_holds_nobody_up() {
     let node = node(NodeConfig::default());
     let (_, many) = embed(&node, texts(&[20; 1000]));
-    wait_for(&node, "it runs", |node| node.status().running == 1);
+    wait_for(&node, "it runs", |node| node.status().work.running == 1);
     let (_, one) = embed(&node, texts(&[20]));
     let events = ask(&node, "default", QUESTIONS[0], &seeded(1, 20));
     assert_eq!(one.recv_timeout(PATIENCE).unwrap().unwrap().len(), 1);
@@ -399,13 +399,13 @@ fn a_list_of_texts_holds_nobody_up() {
 fn embeddings_end_when_nobody_wants_them() {
     let node = node(NodeConfig::default());
     let (id, vectors) = embed(&node, texts(&vec![300; 10_000]));
-    wait_for(&node, "it runs", |node| node.status().prompt_tokens > 0);
+    wait_for(&node, "it runs", |node| node.status().work.prompt_tokens > 0);
     node.cancel(id);
     assert!(matches!(vectors.recv_timeout(PATIENCE).unwrap(), Err(Error::Cancelled)));
-    wait_for(&node, "nothing is left", |node| node.status().running == 0);
+    wait_for(&node, "nothing is left", |node| node.status().work.running == 0);
     let status = node.status();
-    assert_eq!((status.requests_cancelled, status.requests_failed), (1, 0));
-    assert!(status.prompt_tokens < 3_000_000);
+    assert_eq!((status.work.requests_cancelled, status.work.requests_failed), (1, 0));
+    assert!(status.work.prompt_tokens < 3_000_000);
     // And the memory of what was begun is there for others.
     assert_eq!(node.embed(EmbedRequest::new(node.model("default").unwrap(), texts(&[300; 3]))).unwrap().len(), 3);
 }
@@ -421,7 +421,7 @@ fn texts_that_fail_fail_alone() {
     assert!(second.recv_timeout(PATIENCE).unwrap().is_err());
     assert_eq!(first.recv_timeout(PATIENCE).unwrap().unwrap().len(), 500);
     assert_eq!(third.recv_timeout(PATIENCE).unwrap().unwrap().len(), 2);
-    let counts = |node: &Node| (node.status().requests_done, node.status().requests_failed);
+    let counts = |node: &Node| (node.status().work.requests_done, node.status().work.requests_failed);
     wait_for(&node, "two are done and one has failed", |node| counts(node) == (2, 1));
 }
 
@@ -447,7 +447,7 @@ fn a_node_that_ends_lets_answers_end() {
     let node = node(NodeConfig::default());
     let long = keep_busy(&node);
     let short = ask(&node, "default", QUESTIONS[1], &seeded(1, 30));
-    wait_for(&node, "they run", |node| node.status().running == 2);
+    wait_for(&node, "they run", |node| node.status().work.running == 2);
     let ended = Arc::new(AtomicBool::new(false));
     let ending = {
         let (node, ended) = (node.clone(), Arc::clone(&ended));
@@ -493,12 +493,12 @@ fn a_long_prompt_is_read_in_parts_beside_an_answer_and_can_be_given_up() {
     let model = node.model("default").unwrap();
     let context = model.facts().context;
     let busy = keep_busy(&node);
-    wait_for(&node, "it runs", |node| node.status().running == 1);
+    wait_for(&node, "it runs", |node| node.status().work.running == 1);
     let seen = Arc::new(Mutex::new(Vec::new()));
     let prompt = vec![TokenId(40); context - 8];
     let sink = Counting { left: 2, seen: Arc::clone(&seen) };
     node.submit(GenerationRequest::new(model, prompt, seeded(1, 4)), Box::new(sink)).unwrap();
-    wait_for(&node, "it is given up", |node| node.status().requests_cancelled == 1);
+    wait_for(&node, "it is given up", |node| node.status().work.requests_cancelled == 1);
     assert_eq!(*seen.lock().unwrap(), [64, 128], "64 rows beside an answer");
     drop(busy);
 }

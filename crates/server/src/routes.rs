@@ -61,7 +61,7 @@ fn ollama() -> Router<App> {
         .route("/api/embed", post(ollama::embed::embed))
         .route("/api/embeddings", post(ollama::embed::embeddings))
         .route("/api/tags", get(ollama::models::tags))
-        .route("/api/show", post(ollama::models::show))
+        .route("/api/show", post(ollama::show::show))
         .route("/api/ps", get(ollama::models::ps))
         .route("/api/version", get(ollama::models::version))
         .route("/api/copy", post(ollama::store::copy))

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use hublabio_runtime::moe::{FleetConfig, SwarmEngine};
-use hublabio_runtime::node::Node;
+use hublabio_runtime::node::{Node, NodeStatus};
 
 use crate::config::{ServerConfig, SwarmSource};
 use crate::conversations::{Conversations, StoreLimits};
@@ -165,6 +165,15 @@ impl App {
         self.config().swarms.iter().find(|source| source.model_name() == model)
     }
 
+    /// What the models do, those of open swarms counted with the node's.
+    pub(crate) fn node_status(&self) -> NodeStatus {
+        let mut status = self.node().status();
+        for (_, swarm) in self.open_swarms() {
+            status.work += swarm.fleet().work();
+        }
+        status
+    }
+
     /// A swarm, opened when it is first asked for. Reads files: call it where waiting is allowed.
     ///
     /// # Errors
@@ -177,8 +186,8 @@ impl App {
             return Ok(Arc::clone(open));
         }
         // All swarms together may take half of the memory; what they do take, the node's own models do without.
-        let bytes_max = self.node().config().max_memory / 2 / self.config().swarms.len().max(1) as u64;
-        let fleet = FleetConfig { bytes_max: Some(bytes_max), ..FleetConfig::default() };
+        let share = self.node().config().max_memory / 2 / self.config().swarms.len().max(1) as u64;
+        let fleet = FleetConfig { share: Some(share), ..FleetConfig::default() };
         let swarm = SwarmEngine::open_beside(self.node(), source.folder.as_deref(), &fleet)
             .map_err(|error| ApiError::internal(format!("the model `{name}` cannot be opened: {error}")))?;
         let swarm = Arc::new(swarm);

@@ -134,6 +134,10 @@ pub struct SwarmAnswer {
     pub decision: RoutingDecision,
     /// What each expert that was asked spent, in the order in which they were first asked.
     pub usage: Vec<(ExpertId, ExpertUsage)>,
+    /// Tokens that all of them read; the prompt of a mixture counts once.
+    pub prompt_tokens: usize,
+    /// Tokens that all of them wrote; those of a mixture count once.
+    pub tokens: usize,
 }
 
 /// A router and a synthesizer.
@@ -286,8 +290,8 @@ impl Swarm {
         }
         let mut run = run::Run::new(roster, &self.states, backend, request, &decision, on_piece);
         let synthesis = strategies::answer(&mut run, &self.synthesizer)?;
-        let usage = run.into_usage();
-        Ok(SwarmAnswer { synthesis, decision, usage })
+        let (usage, prompt_tokens, tokens) = run.into_usage();
+        Ok(SwarmAnswer { synthesis, decision, usage, prompt_tokens, tokens })
     }
 }
 

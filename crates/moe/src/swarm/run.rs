@@ -68,6 +68,9 @@ pub(super) struct Run<'a> {
     /// Who was asked the question, or refused before.
     tried: BTreeSet<ExpertId>,
     usage: Vec<(ExpertId, ExpertUsage)>,
+    /// Of all, a mixture counted once.
+    prompt_tokens: usize,
+    tokens: usize,
 }
 
 /// What an expert said, or why it did not.
@@ -100,11 +103,14 @@ impl<'a> Run<'a> {
             failures: Vec::new(),
             tried: BTreeSet::new(),
             usage: Vec::new(),
+            prompt_tokens: 0,
+            tokens: 0,
         }
     }
 
-    pub fn into_usage(self) -> Vec<(ExpertId, ExpertUsage)> {
-        self.usage
+    /// What each spent, and the tokens that all together read and wrote.
+    pub fn into_usage(self) -> (Vec<(ExpertId, ExpertUsage)>, usize, usize) {
+        (self.usage, self.prompt_tokens, self.tokens)
     }
 
     /// Those chosen that are known, each once, in their order. One that is not known is told in the notes.
@@ -216,6 +222,7 @@ impl<'a> Run<'a> {
             (response.expert, response.name) = (expert, self.name(expert));
             response.confidence = self.confidence(expert);
             self.spend(expert, response);
+            self.count(response);
             let (tokens, latency_ms) = (response.tokens, response.latency_ms);
             let _ = self.sink.emit(SwarmPiece::Finished { expert, name: &response.name, tokens, latency_ms });
             if response.text.trim().is_empty() {
@@ -234,6 +241,11 @@ impl<'a> Run<'a> {
         usage.tokens += response.tokens;
         usage.latency_ms += response.latency_ms;
         usage.cut = response.cut;
+    }
+
+    fn count(&mut self, response: &ExpertResponse) {
+        self.prompt_tokens += response.prompt_tokens;
+        self.tokens += response.tokens;
     }
 
     fn usage_of(&mut self, expert: ExpertId) -> &mut ExpertUsage {
@@ -272,6 +284,7 @@ impl<'a> Run<'a> {
             }
         }
         if let Ok(response) = &result {
+            self.count(response);
             for &expert in experts.iter().filter(|expert| failed.iter().all(|(id, _)| id != *expert)) {
                 self.spend(expert, response);
                 let (name, tokens, latency_ms) = (self.name(expert), response.tokens, response.latency_ms);

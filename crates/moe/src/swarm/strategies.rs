@@ -195,7 +195,13 @@ fn mixed(run: &Run<'_>, members: &[ExpertId], mixture: &Mixture, response: &Expe
     Synthesis {
         text: response.text.clone(),
         strategy: SynthesisStrategy::WeightedAverage,
-        contributions: members.iter().zip(mixture.mean_weights()).map(contribution).collect(),
+        contributions: members
+            .iter()
+            .zip(mixture.mean_weights())
+            // Who failed later had a part in the beginning.
+            .filter(|(member, weight)| *weight > 0.0 || !run.has_failed(**member))
+            .map(contribution)
+            .collect(),
         agreement: None,
         notes: cut.into_iter().collect(),
     }

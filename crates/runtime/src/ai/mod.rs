@@ -16,6 +16,7 @@ pub mod quantization;
 mod quantize;
 mod question;
 mod stop;
+mod value_json;
 mod vocabulary;
 
 pub use adapters::AdapterConfig;
@@ -43,6 +44,7 @@ pub use importance_matrix::ImportanceMatrix;
 pub use perplexity::Perplexity;
 pub use question::{ChatQuestion, PreparedQuestion, ToolChoice};
 pub use stop::{STOP_BYTES_MAX, STOP_STRINGS_MAX};
+pub use value_json::ValueJson;
 pub use vocabulary::read_tokenizer;
 
 /// The model that comes with the binary: small, trained on documentation, at work without any download.

@@ -70,8 +70,8 @@ pub struct SwarmEngine {
     folder: Option<PathBuf>,
     router: SharedRouter,
     fleet: Fleet,
-    /// The budget that whoever opened the swarm insists on; without, the settings' holds.
-    bytes_max: Option<u64>,
+    /// What whoever opened the swarm says of its budget, before the settings.
+    budget: FleetConfig,
     /// What is swapped as a whole when files change.
     state: RwLock<Arc<State>>,
     /// Held while files are read again, so that one thread does it.
@@ -139,7 +139,11 @@ impl SwarmEngine {
             folder,
             router,
             fleet,
-            bytes_max: config.bytes_max.or(given),
+            budget: FleetConfig {
+                bytes_max: config.bytes_max.or(given),
+                share: config.share,
+                ..FleetConfig::default()
+            },
             state: RwLock::new(Arc::new(state)),
             reloading: Mutex::new(()),
             embedder: Mutex::new(None),
@@ -191,7 +195,7 @@ impl SwarmEngine {
             Ok::<(), Error>(())
         })?;
         self.fleet.set_experts(&spec.experts);
-        self.fleet.set_bytes_max(self.bytes_max.unwrap_or(spec.settings.bytes_max));
+        self.fleet.set_bytes_max(self.budget.budget(&spec.settings));
         let roster = spec.experts.iter().map(|e| (e.config.clone(), e.profile.clone())).collect();
         self.open_embedder(&spec, &mut notices);
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(State { spec, roster, swarm, notices });

@@ -24,7 +24,7 @@ use super::worker;
 use crate::ai::mixed::Reading;
 use crate::ai::{GenerationConfig, Message};
 use crate::error::Result;
-use crate::node::Node;
+use crate::node::{Node, WorkCounts};
 
 /// How often a waiting client looks whether it is still wanted.
 const POLL: Duration = Duration::from_millis(20);
@@ -36,8 +36,17 @@ pub struct FleetConfig {
     pub threads: Option<usize>,
     /// Bytes that experts may take together, in place of what the settings say.
     pub bytes_max: Option<u64>,
+    /// Bytes that they may take of what others use too: the budget is never larger.
+    pub share: Option<u64>,
     /// Bytes, waiting and queue, in place of what the swarm's own settings say; the rest is not the fleet's business.
     pub settings: Option<SwarmSettings>,
+}
+
+impl FleetConfig {
+    /// Bytes that the experts of a swarm with these settings may take.
+    pub(super) fn budget(&self, settings: &SwarmSettings) -> u64 {
+        self.bytes_max.unwrap_or(settings.bytes_max).min(self.share.unwrap_or(u64::MAX))
+    }
 }
 
 /// Where an expert is, and how it is doing.
@@ -88,6 +97,7 @@ impl Shared {
 pub(super) struct Board {
     pub experts: Vec<ExpertStatus>,
     pub stats: CacheStats,
+    pub work: WorkCounts,
     pub bytes_held: u64,
     pub bytes_max: u64,
 }
@@ -191,6 +201,12 @@ impl Fleet {
     #[must_use]
     pub fn stats(&self) -> CacheStats {
         self.board().stats
+    }
+
+    /// What its experts compute, and have computed. Every expert's answer counts, and one that several gave together once.
+    #[must_use]
+    pub fn work(&self) -> WorkCounts {
+        self.board().work
     }
 
     /// Bytes that experts take now.

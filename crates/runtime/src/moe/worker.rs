@@ -30,9 +30,9 @@ use crate::ai::decode::AnswerState;
 use crate::ai::mixed::{Advance, MixedAnswer, Reading};
 use crate::ai::{AdapterConfig, Finish, InferenceEngine, ModelConfig};
 use crate::error::{Error, Result};
-use crate::node::lane::{Active, kv_share};
+use crate::node::lane::{Active, StepReport, kv_share};
 use crate::node::reading::{Reader, ReadingReply};
-use crate::node::{MemoryLoan, Node};
+use crate::node::{MemoryLoan, Node, WorkCounts};
 
 /// What loading is guessed to cost before it was seen: weights are mapped, so it is the reading of the vocabulary and, where
 /// the file is not in the page cache, of the disk.
@@ -110,8 +110,10 @@ struct Worker {
     own: Sender<Command>,
     experts: HashMap<ExpertId, Entry>,
     bases: HashMap<BaseId, InferenceEngine>,
-    /// Numbers of model files, and of their contexts: what is loaded as one.
-    base_ids: HashMap<(ModelSource, Option<usize>), BaseId>,
+    /// What is loaded as one. A file that was replaced is another one.
+    base_ids: HashMap<BaseKey, BaseId>,
+    /// The next number, which no base has had.
+    next_base: BaseId,
     /// Bytes of all experts' files, each counted once.
     file_bytes: u64,
     /// Experts in memory. One that is no expert of this swarm any more stays until its answers have ended.
@@ -127,6 +129,8 @@ struct Worker {
     ended: Receiver<Ended>,
     /// Sent when everyone can see how things are then.
     outbox: Vec<(ReplyTo, Reply)>,
+    /// What was computed; [`Self::post`] adds what is computed now.
+    work: WorkCounts,
     is_changed: bool,
     shared: Arc<Shared>,
 }
@@ -138,7 +142,7 @@ impl Worker {
             wait_ms_max: settings.wait_ms_max,
             queue_max: settings.queue_max,
             running_max: RUNNING_MAX,
-            ..CacheConfig::new(config.bytes_max.unwrap_or(settings.bytes_max))
+            ..CacheConfig::new(config.budget(&settings))
         })?;
         let (ended_sender, ended) = channel();
         Ok(Self {
@@ -152,6 +156,7 @@ impl Worker {
             experts: HashMap::new(),
             bases: HashMap::new(),
             base_ids: HashMap::new(),
+            next_base: BaseId(0),
             file_bytes: 0,
             loaded: BTreeMap::new(),
             waiting: HashMap::new(),
@@ -161,6 +166,7 @@ impl Worker {
             ended_sender,
             ended,
             outbox: Vec::new(),
+            work: WorkCounts::default(),
             is_changed: true,
             shared,
         })
@@ -213,6 +219,10 @@ impl Worker {
         for (reply, message) in self.outbox.drain(..) {
             // Nobody may listen any more, which is no fault.
             let _ = reply.send(message);
+        }
+        if is_busy {
+            // Time passes for experts that nobody asks, too.
+            self.expire();
         }
         is_busy || !self.to_run.is_empty()
     }
@@ -286,6 +296,7 @@ impl Worker {
         self.shared.post(Board {
             experts,
             stats: self.cache.stats(),
+            work: WorkCounts { running: self.running.len(), waiting: self.waiting.len(), ..self.work },
             bytes_held: self.cache.bytes_held(),
             bytes_max: self.cache.bytes_max(),
         });
@@ -337,8 +348,7 @@ impl Worker {
     }
 
     fn add(&mut self, spec: Arc<ExpertSpec>) {
-        let next = BaseId(self.base_ids.len() as u32);
-        let base = *self.base_ids.entry((spec.source.clone(), spec.context)).or_insert(next);
+        let base = self.base_id(&spec, &expert_stamps(&spec));
         let entry = Entry {
             base,
             facts: None,
@@ -349,6 +359,21 @@ impl Worker {
             spec,
         };
         self.experts.insert(entry.spec.config.id, entry);
+    }
+
+    /// The number of what an expert's model file, as these stamps describe it, is loaded as.
+    fn base_id(&mut self, spec: &ExpertSpec, stamps: &[Stamp]) -> BaseId {
+        let key = (spec.source.clone(), spec.context, stamps.first().cloned());
+        if let Some(&id) = self.base_ids.get(&key) {
+            return id;
+        }
+        // Of files that are no longer there in this form nobody asks again.
+        let experts = &self.experts;
+        self.base_ids.retain(|_, id| experts.values().any(|entry| entry.base == *id));
+        let id = self.next_base;
+        self.next_base = BaseId(id.0 + 1);
+        self.base_ids.insert(key, id);
+        id
     }
 
     /// What an expert's conversations may take in keys and values: more than one is given room only within an equal part of what
@@ -381,6 +406,8 @@ impl Worker {
         if let Some(facts) = entry.facts
             && entry.stamps == stamps
         {
+            // It may have been away meanwhile.
+            self.is_changed |= entry.unavailable.take().is_some();
             return Ok(facts);
         }
         self.is_changed = true;
@@ -398,17 +425,12 @@ impl Worker {
                 return Err(why);
             }
         };
-        if changed {
-            // Another file is another base: what is loaded of the old one goes when nobody uses it.
-            let next = BaseId(self.base_ids.len() as u32);
-            self.base_ids.insert((entry.spec.source.clone(), entry.spec.context), next);
-            entry.base = next;
-        }
-        entry.facts = Some(found);
-        entry.stamps = stamps;
-        entry.unavailable = None;
+        // Another file is another base: what is loaded of the old one goes when nobody uses it.
+        let spec = Arc::clone(&entry.spec);
+        let base = self.base_id(&spec, &stamps);
         let kv_bytes_max = self.kv_bytes_max(&found);
         if let Some(entry) = self.experts.get_mut(&expert) {
+            (entry.base, entry.facts, entry.stamps, entry.unavailable) = (base, Some(found), stamps, None);
             entry.kv_bytes_max = kv_bytes_max;
             if let Some(weights) = entry.weights(expert) {
                 self.tell(if changed { CacheEvent::ExpertChanged(weights) } else { CacheEvent::ExpertAdded(weights) });
@@ -442,7 +464,7 @@ impl Worker {
         let now_ms = self.now_ms();
         for effect in self.cache.handle(event, now_ms) {
             match effect {
-                CacheEffect::Evict { part: Part::Expert(id) } => drop(self.loaded.remove(&id)),
+                CacheEffect::Evict { part: Part::Expert(id) } => self.unload(id, "its memory was needed"),
                 CacheEffect::Evict { part: Part::Base(id) } => drop(self.bases.remove(&id)),
                 CacheEffect::Load { part, .. } => self.load(part),
                 CacheEffect::Start { request } => self.to_run.push_back(request),
@@ -467,6 +489,12 @@ impl Worker {
     }
 
     fn done(&mut self, reply: ReplyTo, done: Box<Done>) {
+        self.is_changed = true;
+        match done.result {
+            Ok(_) => self.work.requests_done += 1,
+            Err(ExpertFailure::Cancelled) => self.work.requests_cancelled += 1,
+            Err(_) => self.work.requests_failed += 1,
+        }
         self.outbox.push((reply, Reply::Done(done)));
     }
 
@@ -536,7 +564,13 @@ impl Worker {
         let Loaded { part, what, bytes, took_ms } = loaded;
         match (part, what) {
             (Part::Base(id), Ok(Arrival::Base(engine))) => drop(self.bases.insert(id, *engine)),
-            (Part::Expert(id), Ok(Arrival::Expert(resident))) => drop(self.loaded.insert(id, *resident)),
+            (Part::Expert(id), Ok(Arrival::Expert(resident))) => {
+                self.work.loads += 1;
+                self.loaded.insert(id, *resident);
+                if let Some(entry) = self.experts.get_mut(&id) {
+                    entry.unavailable = None;
+                }
+            }
             (part, what) => {
                 let reason = what.err().unwrap_or_else(|| "something else was loaded".into());
                 if let Part::Expert(id) = part
@@ -691,23 +725,35 @@ impl Worker {
         let busy: Vec<ExpertId> = self.loaded.iter().filter(|(_, it)| it.lane.has_work()).map(|(&id, _)| id).collect();
         for &id in &busy {
             let Some(resident) = self.loaded.get_mut(&id) else { continue };
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| resident.lane.step())) {
-                self.crashed(id, &what_panicked(&*panic));
+            self.work.steps += 1;
+            match catch_unwind(AssertUnwindSafe(|| resident.lane.step())) {
+                Ok(StepReport { prompt_tokens, generated_tokens, .. }) => {
+                    self.work.prompt_tokens += prompt_tokens as u64;
+                    self.work.generated_tokens += generated_tokens as u64;
+                }
+                Err(panic) => self.crashed(id, &what_panicked(&*panic)),
             }
         }
         let mixing: Vec<RequestId> = self.mixtures.keys().copied().collect();
         for &request in &mixing {
             self.advance(request);
         }
-        !busy.is_empty() || !mixing.is_empty()
+        let is_busy = !busy.is_empty() || !mixing.is_empty();
+        self.is_changed |= is_busy;
+        is_busy
+    }
+
+    /// Frees an expert; who is at work with it, if anybody, is told why.
+    fn unload(&mut self, id: ExpertId, why: &str) {
+        let Some(mut resident) = self.loaded.remove(&id) else { return };
+        for active in resident.lane.take_all().0 {
+            active.finish(Err(Error::Expert(why.to_owned())));
+        }
     }
 
     /// What a panic left behind is not used again: the expert is loaded anew for the next who asks.
     fn crashed(&mut self, id: ExpertId, what: &str) {
-        let Some(mut resident) = self.loaded.remove(&id) else { return };
-        for active in resident.lane.take_all().0 {
-            active.finish(Err(Error::Expert(what.to_owned())));
-        }
+        self.unload(id, what);
         if let Some(weights) = self.experts.get(&id).and_then(|entry| entry.weights(id)) {
             self.tell(CacheEvent::ExpertChanged(weights));
         }
@@ -752,6 +798,8 @@ impl Worker {
             }
         }
         let (generation, mixture, lost) = answer.into_parts();
+        // What lanes count for a mixture is its prompt, of each who read it.
+        self.work.generated_tokens += generation.tokens.len() as u64;
         failed.extend(lost.into_iter().map(|(member, why)| (experts[member], ExpertFailure::Failed(why))));
         let result = speaker.finish(result.map(|()| generation));
         self.end(request, Box::new(Done { result, mixture: Some(mixture), failed }));
@@ -784,6 +832,9 @@ impl Worker {
         self.done(reply, done);
     }
 }
+
+/// A model file, the context that it is loaded with, and how the file was found: its length, and when it was last changed.
+type BaseKey = (ModelSource, Option<usize>, Option<Stamp>);
 
 type LoadFn = dyn FnOnce() -> Result<Arrival> + Send;
 

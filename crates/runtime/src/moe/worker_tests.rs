@@ -106,3 +106,18 @@ fn a_crash_ends_what_one_expert_is_at_and_nothing_else() {
     assert_eq!(failure(&bench.done[&3]), None);
     assert_eq!(bench.worker.cache.stats().loads, loads + 1, "and its base is still there");
 }
+
+#[test]
+fn an_expert_that_nobody_asks_leaves_while_another_is_busy() {
+    let mut bench = Bench::new();
+    bench.ask(0, &["linux"]);
+    bench.drive(|bench| bench.done.len() == 1);
+    let linux = bench.expert("linux");
+    assert!(bench.worker.loaded.contains_key(&linux));
+    bench.worker.keep_alive = Some(Duration::ZERO);
+    bench.ask(1, &["python"]);
+    bench.drive(|bench| !bench.worker.loaded.contains_key(&linux));
+    assert!(!bench.done.contains_key(&1), "the other is still busy");
+    bench.drive(|bench| bench.done.len() == 2);
+    assert!(bench.done[&1].result.is_ok());
+}

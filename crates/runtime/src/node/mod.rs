@@ -219,6 +219,13 @@ pub struct NodeStatus {
     pub models: Vec<LoadedModel>,
     /// Bytes that they may take: what was given at the start, without what experts of swarms beside them hold.
     pub max_memory: u64,
+    /// Requests and tokens.
+    pub work: WorkCounts,
+}
+
+/// What is computed at the moment, and what was since the start: of a node, or of a swarm's experts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkCounts {
     /// Requests that are computed.
     pub running: usize,
     /// Requests that wait.
@@ -237,6 +244,20 @@ pub struct NodeStatus {
     pub steps: u64,
     /// Models that were loaded, since the start.
     pub loads: u64,
+}
+
+impl std::ops::AddAssign for WorkCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.running += other.running;
+        self.waiting += other.waiting;
+        self.requests_done += other.requests_done;
+        self.requests_failed += other.requests_failed;
+        self.requests_cancelled += other.requests_cancelled;
+        self.prompt_tokens += other.prompt_tokens;
+        self.generated_tokens += other.generated_tokens;
+        self.steps += other.steps;
+        self.loads += other.loads;
+    }
 }
 
 /// A node's handle: cheap to clone. The thread ends when the last is dropped, after what it is at.
@@ -421,7 +442,7 @@ impl Node {
     }
 
     fn check_queue(&self) -> Result<()> {
-        let waiting = self.shared.board.lock().unwrap_or_else(PoisonError::into_inner).waiting;
+        let waiting = self.shared.board.lock().unwrap_or_else(PoisonError::into_inner).work.waiting;
         if waiting >= self.shared.config.queue_max { Err(Error::Busy { waiting }) } else { Ok(()) }
     }
 

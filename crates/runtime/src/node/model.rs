@@ -158,6 +158,14 @@ impl ServedModel {
         &self.metadata
     }
 
+    /// Its file as it is now: with the vocabulary and the list of tensors.
+    ///
+    /// # Errors
+    /// When it cannot be read any more.
+    pub fn open_file(&self) -> Result<GgufFile> {
+        open_source(&self.source)
+    }
+
     /// What the user should know about how the file is read.
     #[must_use]
     pub fn notices(&self) -> &[String] {

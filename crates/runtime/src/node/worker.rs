@@ -179,7 +179,7 @@ impl Worker {
             embeddings.into_iter().for_each(|job| job.finish(Err(Error::ShuttingDown)));
         }
         self.status.models.clear();
-        (self.status.running, self.status.waiting) = (0, 0);
+        (self.status.work.running, self.status.work.waiting) = (0, 0);
         *self.board.lock().unwrap_or_else(PoisonError::into_inner) = self.status.clone();
     }
 
@@ -321,7 +321,7 @@ impl Worker {
                     let Some((expert, job)) = self.jobs.remove(&request) else { continue };
                     self.job_ended(expert);
                     job.fail(self.why(expert, &reason));
-                    self.status.requests_failed += 1;
+                    self.status.work.requests_failed += 1;
                 }
                 CacheEffect::Refuse { request, reason } => {
                     let Some((expert, job)) = self.jobs.remove(&request) else { continue };
@@ -330,7 +330,7 @@ impl Worker {
                         RequestRefusal::QueueFull { queue_max } => Error::Busy { waiting: queue_max },
                         other => Error::Expert(other.to_string()),
                     });
-                    self.status.requests_failed += 1;
+                    self.status.work.requests_failed += 1;
                 }
                 // Nothing is pinned here, and nothing has a base.
                 _ => {}
@@ -380,7 +380,7 @@ impl Worker {
                 }
                 entry.lane = Some(lane);
                 entry.idle_since = Instant::now();
-                self.status.loads += 1;
+                self.status.work.loads += 1;
                 let bytes = self.weights(expert, &Arc::clone(&self.models[&expert].served)).bytes;
                 self.tell(CacheEvent::Loaded { part, bytes, took_ms });
             }
@@ -412,11 +412,11 @@ impl Worker {
     fn step(&mut self, id: ExpertId) {
         let Some(lane) = self.models.get_mut(&id).and_then(|entry| entry.lane.as_mut()) else { return };
         let stepped = catch_unwind(AssertUnwindSafe(|| lane.step()));
-        self.status.steps += 1;
+        self.status.work.steps += 1;
         match stepped {
             Ok(StepReport { ended, prompt_tokens, generated_tokens }) => {
-                self.status.prompt_tokens += prompt_tokens as u64;
-                self.status.generated_tokens += generated_tokens as u64;
+                self.status.work.prompt_tokens += prompt_tokens as u64;
+                self.status.work.generated_tokens += generated_tokens as u64;
                 for (request, ended) in ended {
                     self.end(id, request, ended);
                 }
@@ -449,9 +449,9 @@ impl Worker {
     fn end(&mut self, expert: ExpertId, id: RequestId, ended: Ended) {
         self.job_ended(expert);
         match ended {
-            Ended::Done => self.status.requests_done += 1,
-            Ended::Failed => self.status.requests_failed += 1,
-            Ended::Cancelled => self.status.requests_cancelled += 1,
+            Ended::Done => self.status.work.requests_done += 1,
+            Ended::Failed => self.status.work.requests_failed += 1,
+            Ended::Cancelled => self.status.work.requests_cancelled += 1,
         }
         self.tell(match ended {
             Ended::Done => CacheEvent::RequestDone { request: id },
@@ -542,7 +542,7 @@ impl Worker {
                 expires_in: entry.expires().map(|at| at.saturating_duration_since(now)),
             });
         }
-        (self.status.running, self.status.waiting) = (running, waiting);
+        (self.status.work.running, self.status.work.waiting) = (running, waiting);
         self.board.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&self.status);
     }
 }

@@ -160,3 +160,54 @@ fn a_model_file_that_changes_is_loaded_again() {
     assert_eq!(names(&answer), ["general"]);
     assert!(answer.synthesis.notes.join(" ").contains("not finite"), "{:?}", answer.synthesis.notes);
 }
+
+#[test]
+fn model_files_that_are_replaced_are_never_taken_for_each_other() {
+    let folder = folder("replaced");
+    let built_in = ["linux", "python", "rust"];
+    for name in built_in {
+        folder.expert(name, &format!("builtin:{name}"), "");
+    }
+    let put = |file: &str, model: &str| {
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/experts");
+        let new = folder.write("model.new", std::fs::read(format!("{source}/{model}.gguf")).unwrap());
+        std::fs::rename(new, folder.0.join(file)).unwrap();
+    };
+    put("a.gguf", "linux");
+    put("b.gguf", "python");
+    for (name, file) in [("first", "a.gguf"), ("second", "b.gguf"), ("third", "a.gguf")] {
+        folder.expert(name, file, "");
+    }
+    let swarm = open(&folder);
+    let say = |name: &str| {
+        let pinned = Some(swarm.expert_id(name).unwrap());
+        let request = SwarmRequest { pinned, max_tokens: Some(16), ..SwarmRequest::new("How do I list files?") };
+        let answer = answer(&swarm, &request).unwrap();
+        assert_eq!(names(&answer), [name]);
+        answer.synthesis.text
+    };
+    let texts = built_in.map(say);
+    let [linux, python, rust] = &texts;
+    assert!(linux != python && python != rust && linux != rust, "{texts:?}");
+    assert_eq!([&say("first"), &say("second")], [linux, python]);
+    put("a.gguf", "python");
+    put("b.gguf", "rust");
+    // One that was never asked is the first to look at the new file.
+    assert_eq!([&say("third"), &say("first"), &say("second")], [python, python, rust]);
+    put("a.gguf", "rust");
+    assert_eq!([&say("first"), &say("second"), &say("third")], [rust, rust, rust]);
+    put("b.gguf", "linux");
+    put("a.gguf", "linux");
+    assert_eq!([&say("second"), &say("first"), &say("third")], [linux, linux, linux]);
+}
+
+#[test]
+fn a_share_of_the_memory_bounds_what_the_settings_say() {
+    let folder = folder("share");
+    folder.write("swarm.toml", "builtin = false\n[memory]\nmax = \"64MiB\"\n");
+    for (share, expected) in [(None, 64 << 20), (Some(128 << 20), 64 << 20), (Some(32 << 20), 32 << 20)] {
+        let config = FleetConfig { share, ..FleetConfig::default() };
+        let swarm = SwarmEngine::open(Some(&folder.0), &config).unwrap();
+        assert_eq!(swarm.fleet().bytes_max(), expected);
+    }
+}

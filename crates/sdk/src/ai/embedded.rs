@@ -191,14 +191,14 @@ impl Embedded {
         Ok(own::ProcessList {
             hublab: Some(own::ServiceState {
                 max_memory: status.max_memory,
-                running: status.running as u64,
-                waiting: status.waiting as u64,
-                requests_done: status.requests_done,
-                requests_failed: status.requests_failed,
-                requests_cancelled: status.requests_cancelled,
-                prompt_tokens: status.prompt_tokens,
-                generated_tokens: status.generated_tokens,
-                loads: status.loads,
+                running: status.work.running as u64,
+                waiting: status.work.waiting as u64,
+                requests_done: status.work.requests_done,
+                requests_failed: status.work.requests_failed,
+                requests_cancelled: status.work.requests_cancelled,
+                prompt_tokens: status.work.prompt_tokens,
+                generated_tokens: status.work.generated_tokens,
+                loads: status.work.loads,
             }),
             models: status.models.into_iter().map(model).collect(),
         })

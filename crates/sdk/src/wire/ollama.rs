@@ -357,6 +357,9 @@ pub struct Tag {
 pub struct ShowRequest {
     /// Which model.
     pub model: String,
+    /// Whether the lists of its metadata and its tensors are told too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub verbose: bool,
 }
 
 /// What `/api/show` answers.
@@ -372,13 +375,30 @@ pub struct ShowResponse {
     pub template: String,
     /// What it is.
     pub details: ModelDetails,
-    /// Its file's metadata, without the vocabulary.
+    /// Its file's metadata; lists, such as the vocabulary, only where `verbose` asks for them.
     #[cfg_attr(feature = "openapi", schema(value_type = Object))]
     pub model_info: Json,
+    /// Its tensors, where `verbose` asks for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tensors: Option<Vec<Tensor>>,
     /// What it can do: `completion`, `tools`, `thinking`, `embedding`.
     pub capabilities: Vec<String>,
     /// When it was last changed, in the form of RFC 3339.
     pub modified_at: String,
+}
+
+/// A tensor of a model's file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", schema(as = ollama::Tensor))]
+pub struct Tensor {
+    /// Unique in the file.
+    pub name: String,
+    /// How its weights are packed, as ggml writes it.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Weights along each dimension, the contiguous one first.
+    pub shape: Vec<u64>,
 }
 
 /// What `/api/version` answers.

@@ -137,15 +137,20 @@ fn last_event(answer: Result<SwarmAnswer, Error>, asked: Instant) -> ChatEvent {
 }
 
 fn done(answer: SwarmAnswer, asked: Instant) -> ChatDone {
-    let completion_tokens = answer.usage.iter().map(|(_, usage)| usage.tokens).sum();
-    let is_cut = |id| answer.usage.iter().any(|(of, usage)| *of == id && usage.cut);
+    let completion_tokens = answer.tokens;
     let contributions = answer.synthesis.contributions;
-    let cut = !contributions.is_empty() && contributions.iter().all(|part| is_cut(part.expert));
+    let mut ends = answer
+        .usage
+        .iter()
+        .filter(|(id, usage)| usage.failure.is_none() && contributions.iter().any(|part| part.expert == *id))
+        .map(|(_, usage)| usage.cut)
+        .peekable();
+    let cut = ends.peek().is_some() && ends.all(|cut| cut);
     let stats =
         Stats { generated_tokens: completion_tokens, decode_s: asked.elapsed().as_secs_f64(), ..Stats::default() };
     ChatDone {
         finish: if cut { ChatFinish::Length } else { ChatFinish::End },
-        prompt_tokens: answer.usage.iter().map(|(_, usage)| usage.prompt_tokens).sum(),
+        prompt_tokens: answer.prompt_tokens,
         cached_tokens: 0,
         completion_tokens,
         reasoning_tokens: 0,

@@ -9,4 +9,5 @@ pub mod embed;
 pub mod generate;
 pub mod models;
 mod request;
+pub mod show;
 pub mod store;

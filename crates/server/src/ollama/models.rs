@@ -1,24 +1,18 @@
-//! `/api/tags`, `/api/show`, `/api/ps`, `/api/version`: what there is.
+//! `/api/tags`, `/api/ps`, `/api/version`: what there is.
 
 use std::time::UNIX_EPOCH;
 
 use axum::Json as JsonResponse;
 use axum::extract::State;
-use hublabio_runtime::ai::Json;
 use hublabio_runtime::moe::SwarmEngine;
-use hublabio_runtime::node::{CatalogModel, ServedModel};
+use hublabio_runtime::node::{CatalogModel, NodeStatus, ServedModel};
 use hublabio_runtime::store::StoredModel;
-use hublabio_sdk::wire::ollama::{ShowRequest, ShowResponse, Tag, Tags, Version};
+use hublabio_sdk::wire::ollama::{Tag, Tags, Version};
 use hublabio_sdk::wire::own::{ModelDetails, ProcessList, RunningModel, RunningModelState, ServiceState};
-use serde_json::Map;
 
-use super::request;
 use crate::clock::{self, rfc3339};
 use crate::error::ApiError;
-use crate::fields::Fields;
-use crate::limits::JsonBody;
 use crate::state::{App, blocking};
-use crate::thinking;
 
 /// When a model leaves that stays as long as it can: a year that no client takes for the past.
 const FOREVER: &str = "2999-12-31T23:59:59.000000Z";
@@ -73,7 +67,7 @@ fn swarm(name: String) -> Tag {
     }
 }
 
-fn swarm_details() -> ModelDetails {
+pub(super) fn swarm_details() -> ModelDetails {
     details("swarm", String::new(), String::new())
 }
 
@@ -96,7 +90,7 @@ fn details_stored(stored: &StoredModel) -> ModelDetails {
     )
 }
 
-fn details_served(model: &ServedModel) -> ModelDetails {
+pub(super) fn details_served(model: &ServedModel) -> ModelDetails {
     let facts = model.facts();
     details(&facts.architecture, in_short(facts.parameters), facts.tensor_type.to_owned())
 }
@@ -127,86 +121,6 @@ fn running_swarm(app: &App, name: String, swarm: &SwarmEngine) -> Option<Running
     })
 }
 
-/// Describes a model.
-#[utoipa::path(
-    post,
-    path = "/api/show",
-    tag = "ollama",
-    request_body = ShowRequest,
-    responses((status = 200, description = "The model", body = ShowResponse))
-)]
-pub async fn show(State(app): State<App>, JsonBody(body): JsonBody) -> Result<JsonResponse<ShowResponse>, ApiError> {
-    let fields = Fields::of_body(&body)?;
-    let given = request::model_field(&fields)?;
-    // Ollama's own client sends them always.
-    request::says_nothing(&fields, "system", "is not supported: a model is described as it is")?;
-    request::says_nothing(&fields, "template", "is not supported: a model is described as it is")?;
-    request::says_nothing(&fields, "options", "is not supported: a model is described as it is")?;
-    if fields.flag("verbose")? == Some(true) {
-        let message = "`verbose` can only be false: vocabularies and lists of tensors are not sent";
-        return Err(ApiError::field("verbose", message).coded("unsupported_value"));
-    }
-    fields.finish(&[])?;
-    let meant = request::find(&app, given).await?;
-    if meant.context.is_none() {
-        return Ok(JsonResponse(ShowResponse {
-            modelfile: format!("FROM {}\n", meant.name),
-            parameters: String::new(),
-            template: String::new(),
-            details: swarm_details(),
-            model_info: Json::Object(Map::new()),
-            capabilities: vec!["completion".into()],
-            modified_at: rfc3339(UNIX_EPOCH),
-        }));
-    }
-    let found = blocking(move || Ok(shown(&*app.node().model(&meant.name)?))).await?;
-    Ok(JsonResponse(found))
-}
-
-fn shown(model: &ServedModel) -> ShowResponse {
-    let template = model.text().ok().and_then(|text| text.chat_template().ok());
-    let source = template.map(|template| template.source().to_owned()).unwrap_or_default();
-    let mut capabilities = Vec::new();
-    if model.facts().generates {
-        capabilities.push("completion".to_owned());
-        if let Some(template) = template
-            && template.takes_tools()
-        {
-            capabilities.push("tools".into());
-        }
-        if thinking::is_known_to(&source) {
-            capabilities.push("thinking".into());
-        }
-    }
-    capabilities.push("embedding".into());
-    let mut model_info = Map::new();
-    for (key, value) in model.metadata().iter() {
-        let value = if let Some(text) = value.as_str() {
-            Json::from(text)
-        } else if let Some(flag) = value.as_bool() {
-            Json::from(flag)
-        } else if let Some(number) = value.as_u64() {
-            Json::from(number)
-        } else if let Some(number) = value.as_f64() {
-            Json::from(number)
-        } else {
-            // Lists are left out, as Ollama does.
-            Json::Null
-        };
-        model_info.insert(key.to_owned(), value);
-    }
-    model_info.insert("general.parameter_count".into(), model.facts().parameters.into());
-    ShowResponse {
-        modelfile: format!("FROM {}\n", model.name()),
-        parameters: String::new(),
-        template: source,
-        details: details_served(model),
-        model_info: Json::Object(model_info),
-        capabilities,
-        modified_at: rfc3339(model.modified().unwrap_or(UNIX_EPOCH)),
-    }
-}
-
 /// Lists the models in memory, and says what the service is at.
 #[utoipa::path(
     get,
@@ -216,7 +130,7 @@ fn shown(model: &ServedModel) -> ShowResponse {
 )]
 pub async fn ps(State(app): State<App>) -> Result<JsonResponse<ProcessList>, ApiError> {
     let found = blocking(move || {
-        let status = app.node().status();
+        let NodeStatus { models: loaded, work, .. } = app.node_status();
         let running = |loaded: &hublabio_runtime::node::LoadedModel| {
             let model = app.node().model(&loaded.name).ok();
             RunningModel {
@@ -236,18 +150,18 @@ pub async fn ps(State(app): State<App>) -> Result<JsonResponse<ProcessList>, Api
                 }),
             }
         };
-        let mut models: Vec<RunningModel> = status.models.iter().map(running).collect();
+        let mut models: Vec<RunningModel> = loaded.iter().map(running).collect();
         models.extend(app.open_swarms().into_iter().filter_map(|(name, swarm)| running_swarm(&app, name, &swarm)));
         let hublab = ServiceState {
             max_memory: app.node().config().max_memory,
-            running: status.running as u64,
-            waiting: status.waiting as u64,
-            requests_done: status.requests_done,
-            requests_failed: status.requests_failed,
-            requests_cancelled: status.requests_cancelled,
-            prompt_tokens: status.prompt_tokens,
-            generated_tokens: status.generated_tokens,
-            loads: status.loads,
+            running: work.running as u64,
+            waiting: work.waiting as u64,
+            requests_done: work.requests_done,
+            requests_failed: work.requests_failed,
+            requests_cancelled: work.requests_cancelled,
+            prompt_tokens: work.prompt_tokens,
+            generated_tokens: work.generated_tokens,
+            loads: work.loads,
         };
         Ok(ProcessList { models, hublab: Some(hublab) })
     })

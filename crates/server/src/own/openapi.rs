@@ -50,7 +50,7 @@ use crate::error::Dialect;
         crate::ollama::embed::embed,
         crate::ollama::embed::embeddings,
         crate::ollama::models::tags,
-        crate::ollama::models::show,
+        crate::ollama::show::show,
         crate::ollama::models::ps,
         crate::ollama::models::version,
         crate::ollama::store::copy,

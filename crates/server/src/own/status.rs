@@ -9,7 +9,8 @@ use axum::response::{IntoResponse as _, Response};
 use hublabio_runtime::node::NodeStatus;
 use hublabio_sdk::wire::own::{Health, Ready};
 
-use crate::state::App;
+use crate::error::ApiError;
+use crate::state::{App, blocking};
 
 /// Says that the service is there. Touches no model.
 #[utoipa::path(get, path = "/health", tag = "own", responses((status = 200, description = "It is there", body = Health)))]
@@ -34,7 +35,7 @@ pub async fn ready(State(app): State<App>) -> Response {
     }
     let queue_max = app.node().config().queue_max;
     // Questions to swarms have a queue of their own.
-    if app.node().status().waiting >= queue_max || app.swarm_questions().load(Ordering::Relaxed) >= queue_max {
+    if app.node().status().work.waiting >= queue_max || app.swarm_questions().load(Ordering::Relaxed) >= queue_max {
         return answer(StatusCode::SERVICE_UNAVAILABLE, "busy");
     }
     answer(StatusCode::OK, "ready")
@@ -47,9 +48,12 @@ pub async fn ready(State(app): State<App>) -> Response {
     tag = "own",
     responses((status = 200, description = "Counters in Prometheus' text form", body = String, content_type = "text/plain"))
 )]
-pub async fn metrics(State(app): State<App>) -> Response {
+pub async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
     let open = app.connections().load(Ordering::Relaxed);
     let max_memory = app.node().config().max_memory;
-    let text = app.metrics().text(&NodeStatus { max_memory, ..app.node().status() }, app.heap(), open);
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+    // Whoever opens a swarm meanwhile is waited for.
+    let asked = app.clone();
+    let status = NodeStatus { max_memory, ..blocking(move || Ok(asked.node_status())).await? };
+    let text = app.metrics().text(&status, app.heap(), open);
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }

@@ -223,12 +223,20 @@ fn models_are_listed_and_described() {
     assert_eq!(shown["model_info"]["llama.context_length"], 4096);
     assert_eq!(shown["capabilities"], json!(["completion", "tools", "embedding"]));
     assert!(shown["template"].as_str().unwrap().contains("messages"));
+    assert_eq!(shown["model_info"].get("tokenizer.ggml.tokens"), None, "only where `verbose` asks for it");
+    assert_eq!(shown.get("tensors"), None);
     assert_eq!(service.post("/api/show", &json!({ "name": "swarm" })).ok()["details"]["family"], "swarm");
     // As Ollama's own client asks.
     let asked = json!({ "model": "tiny", "system": "", "template": "", "verbose": false, "options": null, "name": "" });
     assert_eq!(service.post("/api/show", &asked).status, 200);
-    let verbose = service.post("/api/show", &with(asked.clone(), &json!({ "verbose": true })));
-    assert!(refused(&verbose, 400).contains("`verbose`"), "{}", verbose.text());
+    let verbose = service.post("/api/show", &with(asked.clone(), &json!({ "verbose": true }))).ok();
+    let tokens = verbose["model_info"]["tokenizer.ggml.tokens"].as_array().unwrap();
+    assert!(tokens.len() > 256 && tokens.iter().all(serde_json::Value::is_string));
+    assert_eq!(tokens.len(), verbose["model_info"]["tokenizer.ggml.token_type"].as_array().unwrap().len());
+    let tensors = verbose["tensors"].as_array().unwrap();
+    let embedding = tensors.iter().find(|tensor| tensor["name"] == "token_embd.weight").unwrap();
+    assert_eq!(embedding["type"], "F32");
+    assert_eq!(embedding["shape"][1], tokens.len());
     for (name, value) in [("system", json!("x")), ("template", json!("x")), ("options", json!({ "seed": 1 }))] {
         let reply = service.post("/api/show", &with(asked.clone(), &json!({ name: value })));
         assert!(refused(&reply, 400).contains(&format!("`{name}` is not supported")), "{}", reply.text());

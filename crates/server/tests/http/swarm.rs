@@ -39,6 +39,10 @@ fn what_a_swarm_counts_cuts_and_cannot_hold_is_told_as_for_a_single_model() {
     assert_eq!(cut["choices"][0]["finish_reason"], "length");
     assert!(cut["usage"]["prompt_tokens"].as_u64().unwrap() > 4, "{cut}");
     assert_eq!(cut["usage"]["completion_tokens"], 2);
+    for (name, value) in [("answers_done_total", 1), ("generated_tokens_total", 2), ("running", 0), ("waiting", 0)] {
+        assert_eq!(service.metric(&format!("hublab_{name}")), value, "{name}");
+    }
+    assert!(service.metric("hublab_prompt_tokens_total") >= cut["usage"]["prompt_tokens"].as_u64().unwrap());
     body["messages"][0]["content"] = "What does tar do? ".repeat(200).into();
     let error = service.chat(&body).error(400);
     assert_eq!(error["code"], "context_length_exceeded");
