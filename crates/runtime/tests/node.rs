@@ -334,10 +334,12 @@ fn models_stay_as_long_as_they_are_told() {
     assert!(node.unload("default").unwrap());
     wait_for(&node, "it is freed", |node| node.status().models.len() == 1);
     assert!(!node.unload("default").unwrap(), "it was not in memory");
-    // One that answers is freed when it has answered.
-    let events = ask(&node, "rust", QUESTIONS[2], &seeded(1, 200));
-    wait_for(&node, "it runs", |node| node.status().work.running == 1);
     assert!(node.unload("rust").unwrap());
+    // One that answers is freed when it has answered.
+    node.load("default", KeepAlive::Forever).unwrap();
+    let events = keep_busy(&node);
+    wait_for(&node, "it runs", |node| node.status().work.running == 1);
+    assert!(node.unload("default").unwrap());
     assert!(answer(&events).is_ok());
     wait_for(&node, "it is freed", |node| node.status().models.is_empty());
 }
