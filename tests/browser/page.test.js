@@ -29,6 +29,20 @@ after(async () => {
   await service.end();
 });
 
+/** The built-in model for far longer answers than it was trained for: they end after seconds, not at once. */
+const endless = new Service();
+before(async () => {
+  const bytes = readFileSync(new URL("../../models/default.gguf", import.meta.url));
+  const key = "llama.context_length";
+  // After the key there is the type of its value.
+  bytes.writeUInt32LE(16_384, bytes.indexOf(key) + key.length + 4);
+  const file = join(endless.home, "long.gguf");
+  writeFileSync(file, bytes);
+  endless.flags = [file];
+  await endless.start();
+});
+after(() => endless.end());
+
 /** A test with a browser window of its own. Anything that the page throws or the policy forbids fails it. */
 function check(name, body, { at = service, before: prepare, ...options } = {}) {
   test(name, { timeout: 120_000 }, async () => {
@@ -155,7 +169,7 @@ check("an answer streams and can be stopped with the key and the button", async 
   await ready(page);
   assert.equal(await stopped.count(), 1);
   assert.notEqual(await answers(page).locator(".body").innerText(), "");
-});
+}, { at: endless });
 
 check("a question can be edited, an answer asked for again, and branches be gone through", async (page) => {
   await ready(page);
@@ -404,16 +418,16 @@ check("a kill in the middle of an answer loses neither question nor page", async
     await page.click("#new");
     await slowly(page);
     await streaming(page);
-    await service.kill();
+    await endless.kill();
     const broke = page.getByText("The connection broke; this is what had arrived.");
-    const found = await broke.waitFor({ timeout: 2000 }).then(() => true, () => false);
-    await service.start();
+    const found = await broke.waitFor({ timeout: 10_000 }).then(() => true, () => false);
+    await endless.start();
     if (found) break;
   }
   await page.waitForSelector("#banner", { state: "hidden" });
   await page.getByText("There is no answer.").waitFor();
   assert.equal(await questions(page).last().locator(".body").innerText(), QUESTION);
-});
+}, { at: endless });
 
 check("everything can be done with the keyboard", async (page) => {
   await ready(page);
@@ -707,6 +721,32 @@ checkScripted("an answer that another tab has written is waited for", async (pag
   conversation.messages.push({ ...turns("", "Another tab.")[1] });
   Object.assign(conversation, { writing: false, active: 1, updated: conversation.updated + 1 });
   await page.getByText("Another tab.", { exact: true }).waitFor();
+});
+
+checkScripted("an answer that has begun while its conversation was read again is shown", async (page) => {
+  const conversation = scripted.add("Kept", turns("One?", "One."));
+  await page.reload();
+  await page.click(".item");
+  await page.getByText("One.", { exact: true }).waitFor();
+  let isBroken = true;
+  await page.route("**/answer", (route) => (isBroken ? route.abort() : route.continue()));
+  scripted.held = [conversation.id];
+  await send(page, "Two?");
+  await page.getByText("The service does not answer").waitFor();
+  await written(page, "Two?");
+  // The page finds the service again, and reads the conversation while the question is sent.
+  while (scripted.waiting.length === 0) await new Promise((done) => setTimeout(done, 5));
+  isBroken = false;
+  scripted.held = [];
+  await page.press("#message", "Enter");
+  const answer = await scripted.answer();
+  const read = page.waitForResponse((response) => response.url().endsWith(conversation.id));
+  scripted.release();
+  await (await read).finished();
+  answer.start();
+  answer.done("Two.");
+  await page.getByText("Two.", { exact: true }).waitFor();
+  assert.deepEqual(await page.locator(".message .body").allInnerTexts(), ["One?", "One.", "Two?", "Two."]);
 });
 
 checkScripted("a refusal that is not about a key asks for none", async (page) => {

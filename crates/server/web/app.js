@@ -92,22 +92,26 @@ class App {
 
   async openFromAddress() {
     const id = /^#([0-9a-f]{32})$/.exec(location.hash)?.[1] ?? null;
+    // A first question that the service has not taken yet has no address.
+    if (id === null && this.writing && this.conversation.messages.length === 0) return;
     if (!this.shown || id !== this.conversation.id) await this.open(id, { push: false });
   }
 
   /** Shows a conversation, or with `null` an empty one; where a message was looked for, its branch and its place. */
   async open(id, { push = true, message } = {}) {
     const turn = ++this.turn;
+    const written = () => [...this.live.keys()].find((other) => id !== null && other.id === id);
     let conversation;
     try {
-      const written = [...this.live.keys()].find((other) => other.id === id);
-      conversation = id === null ? blank() : written ?? (await this.keeper.get(id));
+      conversation = id === null ? blank() : written() ?? (await this.keeper.get(id));
     } catch (error) {
       // What is gone is not looked for again; what cannot be had now is.
       if (turn === this.turn && !(error instanceof Unreachable) && error.status !== 401) this.show(blank());
       throw error;
     }
     if (turn !== this.turn) return;
+    // An answer that has begun meanwhile goes on in the conversation that it was asked in.
+    conversation = written() ?? conversation;
     this.show(conversation, { push });
     this.sidebar.close();
     if (message === undefined) return;
